@@ -88,7 +88,8 @@ struct io_op {
 	struct iovec iov_left[2];
 	uint64_t moved;
 	void *bounce;
-	struct list link;
+	struct list link;          /* waiting: for the engine, a helper, or done() */
+	struct list track;         /* file->changes, while a change of bytes is in flight */
 };
 
 /*
