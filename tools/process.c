@@ -62,6 +62,8 @@ int process_background(const char *who)
 	int fds[2];
 	pid_t pid;
 
+	/* What the caller holds open (a lock, say) must not live as long as the daemon. */
+	close_range(STDERR_FILENO + 1, ~0u, 0);
 	if (pipe2(fds, O_CLOEXEC) < 0 || (pid = fork()) < 0) {
 		fprintf(stderr, "%s: cannot go to the background: %s\n", who, strerror(errno));
 		exit(EXIT_FAILED);
