@@ -20,7 +20,6 @@ need(LIBURING "liburing>=2.3" liburing-dev)
 need(ZLIB zlib zlib1g-dev)
 need(ZSTD libzstd libzstd-dev)
 need(JANSSON jansson libjansson-dev)
-need(INIH inih libinih-dev)
 need(FUSE3 "fuse3>=3.10" libfuse3-dev)
 need(DEVMAPPER devmapper libdevmapper-dev)
 # libaio ships no .pc file.

@@ -11,7 +11,7 @@
 set -euo pipefail
 
 build=(gcc libc6-dev cmake ninja-build pkg-config
-	liburing-dev libaio-dev libfuse3-dev libdevmapper-dev libjansson-dev libinih-dev
+	liburing-dev libaio-dev libfuse3-dev libdevmapper-dev libjansson-dev
 	libzstd-dev zlib1g-dev libcmocka-dev)
 demo=(fuse3 kmod e2fsprogs mount util-linux)
 bench=(fuse3 mount util-linux fio qemu-utils qemu-system-common python3)
