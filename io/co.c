@@ -140,12 +140,22 @@ static struct context *self_ctx(void)
 	return current ? &current->ctx : &thread_ctx;
 }
 
+static __attribute__((noinline)) void first_switch(struct context *from, struct context *to,
+						   const ucontext_t *uc)
+{
+	if (_setjmp(from->env) == 0) {
+		before_switch(from, to);
+		setcontext(uc);
+		abort();
+	}
+	after_switch(from);
+}
+
 /* Enters the fresh stack for the first time; it comes back waiting in co_main(). */
 static void co_prepare(struct co *co)
 {
 	ucontext_t uc;
 	uint64_t p = (uintptr_t)co;
-	struct context *from = self_ctx();
 
 	if (getcontext(&uc) < 0)
 		abort();
@@ -156,13 +166,8 @@ static void co_prepare(struct co *co)
 #ifdef CO_TSAN
 	co->ctx.fiber = __tsan_create_fiber(0);
 #endif
-	co->back = from;
-	if (_setjmp(from->env) == 0) {
-		before_switch(from, &co->ctx);
-		setcontext(&uc);
-		abort();
-	}
-	after_switch(from);
+	co->back = self_ctx();
+	first_switch(co->back, &co->ctx, &uc);
 }
 
 /* --- stacks --- */
