@@ -135,9 +135,15 @@ struct chain_map {
 struct chain_map *map_new(struct reactor *r, uint64_t size, uint64_t budget);
 void map_free(struct chain_map *m);       /* no build may be at work (asserted) */
 
-/* l goes on top; call from the base upward. Returns its slot, or -ENOSPC at MAP_MAX_DEPTH. */
+/*
+ * l goes on top; call from the base upward. Returns its slot, or -ENOSPC at MAP_MAX_DEPTH. On a map in
+ * use l must say nothing yet (a snapshot); else map_reset().
+ */
 int map_push_top(struct chain_map *m, struct layer *l);
-/* The layer leaves the chain; what it decided resolves again. Nobody may be using it. */
+/*
+ * The layer leaves the chain; what data it held resolves again. Nobody may be using it, and the
+ * guest must read the same as before (a job moved what counted), else map_reset().
+ */
 void map_retire(struct chain_map *m, unsigned slot);
 /* Forgets everything. */
 void map_reset(struct chain_map *m);
