@@ -47,7 +47,8 @@ struct layer_opts {
 	bool no_lock;                  /* --force-share */
 	bool allow_corrupt;            /* open even with the corrupt bit (check, info) */
 	bool allow_dirty;              /* open the dirty bit without rebuilding (check, info) */
-	bool no_data_file;             /* info of an image whose data file is missing */
+	bool no_data_file;             /* info of an image whose data file is missing: layer_data_file() is NULL then */
+	bool metadata_only;            /* info, check: guest bytes are not touched, so encrypted images may be opened */
 	enum file_cache cache;
 	uint64_t meta_cache;           /* bytes for L2 and refcount tables; 0 = 8 MiB */
 	uint64_t raw_offset, raw_size; /* raw only: a window in the file (json: "offset"/"size"); 0,0 = all */

@@ -8,7 +8,9 @@
  *
  * Files of a qcow2 layer:
  *   layer.c    open and close, format dispatch, facts
- *   header.c   header and extensions: parse, validate, serialise, rewrite
+ *   qcow2_open.c  what an open qcow2 image needs: geometry, data file, L1, dirty and autoclear bits
+ *   header.c   header and extensions: parse, validate
+ *   header_write.c  the way back: serialise, rewrite, feature bits, backing name
  *   backing.c  names of other images
  *   raw.c      the raw format
  *   table.c    cache of 4 KiB blocks of L2 tables, refcount blocks (tables.h)
@@ -130,6 +132,12 @@ int co_qcow2_header_read(struct file *f, const struct layer_opts *o, struct qcow
 /* Serialises into buf (one cluster, zeroed by the caller); -ENOSPC if it does not fit. Returns bytes used. */
 int qcow2_header_serialise(const struct qcow2_header *h, void *buf, uint32_t cluster_size, struct error *e);
 void qcow2_header_free(struct qcow2_header *h);
+/* Entries the active L1 table needs for the disk size in the header. */
+uint64_t qcow2_l1_needed(const struct qcow2_disk_header *h);
+/* QEMU's feature name table: data and length of the extension. */
+const uint8_t *qcow2_feature_table(uint32_t *len);
+/* Backing name and format, switched by one sector write; NULL: none. (header_write.c) */
+int co_qcow2_set_backing(struct qcow2 *q, const char *name, const char *format, struct error *e);
 /* Writes the first cluster anew from q->hdr: flush, write, flush. */
 int co_qcow2_header_write(struct qcow2 *q, struct error *e);
 /* Changes incompatible/autoclear bits on disk (and in q->hdr) with one sector write, flushed before and after. */
@@ -137,6 +145,12 @@ int co_qcow2_set_features(struct qcow2 *q, uint64_t set_incompat, uint64_t clear
 			  uint64_t clear_autoclear);
 /* A metadata write failed or a table is damaged: read-only from now on, the reason logged and reported once. */
 void qcow2_fail(struct qcow2 *q, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* --- qcow2_open.c --- */
+/* f stays the caller's. On a writable open the image is made fit for writing: dirty bit, autoclear bits. */
+int co_qcow2_open(struct reactor *r, struct file *f, const struct layer_opts *o, struct qcow2 **out,
+		  struct error *e);
+int co_qcow2_close(struct qcow2 *q, struct error *e);   /* q is gone even on error */
 
 /* --- tables.c and friends; called by layer.c's dispatch --- */
 int co_qcow2_tables_open(struct qcow2 *q, struct error *e);   /* reads the refcount table if writable */
