@@ -56,10 +56,14 @@ struct engine {
 	int (*fixed_update)(struct reactor *r, int slot, int fd);
 	/*
 	 * File system calls, for an engine that keeps the files itself; NULL means
-	 * the system call. open() gives a descriptor that fstat() understands.
+	 * the system call; all give -errno. open() and reopen() give a descriptor
+	 * that fstat() and fcntl() understand (a memfd will do); after a reopen,
+	 * dup3() puts the new one in the place of the old.
 	 */
 	int (*open)(struct reactor *r, const char *path, int flags, mode_t mode);
+	int (*reopen)(struct reactor *r, int fd, int flags);
 	int (*close)(struct reactor *r, int fd);
+	int (*truncate)(struct reactor *r, int fd, uint64_t len);   /* when opened; later it is a request */
 	off_t (*seek)(struct reactor *r, int fd, off_t off, int whence);
 	/* Helper-thread calls run in place, for an engine that must be deterministic. */
 	bool no_threads;

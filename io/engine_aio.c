@@ -25,6 +25,7 @@
 
 #define REAP_BATCH 128
 #define MAX_IOV 1024
+#define RETRY_NS 1000000
 
 struct aio_done {
 	struct io_cqe_hook *hook;
@@ -258,6 +259,9 @@ static void aio_turn(struct reactor *r, int64_t timeout_ns)
 	int n;
 
 	send_pending(a);
+	/* refused for want of memory: nothing may be in flight that would end our wait */
+	if (a->nr_pending && (timeout_ns < 0 || timeout_ns > RETRY_NS))
+		timeout_ns = RETRY_NS;
 	if (a->nr_done)
 		timeout_ns = 0;
 	ts.tv_sec = timeout_ns / 1000000000;

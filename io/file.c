@@ -31,6 +31,26 @@ static int engine_open(struct reactor *r, const char *path, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
+static int engine_reopen(struct reactor *r, int fd, int flags)
+{
+	char self[64];
+	int new_fd;
+
+	if (r->engine->reopen)
+		return r->engine->reopen(r, fd, flags);
+	/* the same inode, whatever the path names by now */
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	new_fd = open(self, flags);
+	return new_fd < 0 ? -errno : new_fd;
+}
+
+static int engine_truncate(struct reactor *r, int fd, uint64_t len)
+{
+	if (r->engine->truncate)
+		return r->engine->truncate(r, fd, len);
+	return ftruncate(fd, len) < 0 ? -errno : 0;
+}
+
 static void engine_close(struct reactor *r, int fd)
 {
 	if (r->engine->close)
@@ -105,8 +125,9 @@ static int file_setup(struct file *f, const struct file_opts *o, struct error *e
 	}
 	/* only now that nobody else uses it */
 	if (o->truncate && !f->is_block && f->size) {
-		if (ftruncate(f->fd, 0) < 0)
-			return error_set_errno(e, errno, "cannot empty '%s'", f->path);
+		rc = engine_truncate(f->r, f->fd, 0);
+		if (rc < 0)
+			return error_set_errno(e, -rc, "cannot empty '%s'", f->path);
 		f->size = 0;
 	}
 	set_direct(f, o->cache);
@@ -177,14 +198,10 @@ void file_close(struct file *f)
 
 /* --- reopen --- */
 
-/* The same inode, whatever the path names by now. */
 static int open_again(struct file *f, bool writable, struct error *e)
 {
-	char self[64];
-	int fd;
+	int fd = engine_reopen(f->r, f->fd, open_flags(writable));
 
-	snprintf(self, sizeof(self), "/proc/self/fd/%d", f->fd);
-	fd = engine_open(f->r, self, open_flags(writable));
 	if (fd < 0)
 		return error_set_errno(e, -fd, "cannot reopen '%s'%s", f->path,
 				       writable ? " for writing" : " read-only");

@@ -82,14 +82,13 @@ struct io_op {
 	uint64_t len;
 	const struct iovec *iov;   /* READ/WRITE: nr_iov buffers that sum to len; stays valid until done */
 	unsigned nr_iov;
-	/* private to io/ from submit to done */
+	/* private to io/ from submit to done; what every read touches comes first */
 	struct file *file;
 	struct io_cqe_hook hook;
-	struct iovec iov_left[2];
 	uint64_t moved;
-	void *bounce;
 	struct list link;          /* waiting: for the engine, a helper, or done() */
 	struct list track;         /* file->changes, while a change of bytes is in flight */
+	struct iovec iov_left;     /* after a short transfer */
 };
 
 /*

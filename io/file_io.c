@@ -78,8 +78,8 @@ static void rest_of_iov(struct io_op *op)
 	while (skip >= op->iov[i].iov_len)
 		skip -= op->iov[i++].iov_len;
 	assert(i < op->nr_iov);
-	op->iov_left[0].iov_base = (char *)op->iov[i].iov_base + skip;
-	op->iov_left[0].iov_len = op->iov[i].iov_len - skip;
+	op->iov_left.iov_base = (char *)op->iov[i].iov_base + skip;
+	op->iov_left.iov_len = op->iov[i].iov_len - skip;
 }
 
 static void request_rw(struct io_op *op, struct engine_req *rq)
@@ -94,7 +94,7 @@ static void request_rw(struct io_op *op, struct engine_req *rq)
 		return;
 	}
 	rest_of_iov(op);
-	rq->iov = op->iov_left;
+	rq->iov = &op->iov_left;
 	rq->nr_iov = 1;
 }
 
@@ -357,12 +357,13 @@ void op_init(struct file *f, struct io_op *op)
 {
 	op->file = f;
 	op->moved = 0;
-	list_init(&op->track);
 	f->inflight++;
-	switch ((int)op->opcode) {
-	case IO_READ:
+	if (likely(op->opcode == IO_READ)) {
 		op->hook.fn = read_done;
-		break;
+		return;
+	}
+	list_init(&op->track);
+	switch (op->opcode) {
 	case IO_WRITE:
 		op->hook.fn = write_done;
 		break;
@@ -410,17 +411,9 @@ static void submit_zero(struct file *f, struct io_op *op)
 
 static void submit_discard(struct file *f, struct io_op *op)
 {
-	/* a device discards whole blocks only: what is left of the hint */
-	uint64_t start = align_up(op->off, f->block_size);
-	uint64_t end = align_down(op->off + op->len, f->block_size);
-
-	if (f->no_punch || start >= end) {
+	if (f->no_punch)
 		op_done_later(op, 0);
-		return;
-	}
-	op->off = start;
-	op->len = end - start;
-	if (gate_open(f, op))
+	else if (is_aligned(op->off | op->len, f->block_size) && gate_open(f, op))
 		op_issue_change(op);
 	else
 		slow_submit(op);

@@ -82,10 +82,15 @@ void co_lock_range(struct file *f, struct range *rg, uint64_t off, uint64_t end)
 
 void co_lock_blocks(struct file *f, struct range *rg, uint64_t off, uint64_t end)
 {
+	off = align_down(off, f->align);
 	end = align_up(end, f->align);
-	if (end > f->size)
-		end = UINT64_MAX;
-	co_lock_range(f, rg, align_down(off, f->align), end);
+	while (end <= f->size) {
+		co_lock_range(f, rg, off, end);
+		if (likely(end <= f->size))
+			return;
+		range_unlock(&f->excl, rg);   /* cut off while we waited */
+	}
+	co_lock_range(f, rg, off, UINT64_MAX);
 }
 
 /* --- reads --- */
@@ -287,7 +292,7 @@ static int slow_zero(struct io_op *op, unsigned char *buf)
 
 /* --- the queue --- */
 
-/* What only had to wait for a read-modify-write in its way. */
+/* A write that only had to wait for a read-modify-write in its way. */
 static int wait_and_issue(struct io_op *op)
 {
 	struct file *f = op->file;
@@ -297,6 +302,23 @@ static int wait_and_issue(struct io_op *op)
 	op_issue_change(op);
 	range_unlock(&f->excl, &rg);
 	return HANDED_ON;
+}
+
+/* A device discards whole blocks only: what is left of the hint. */
+static int slow_discard(struct io_op *op)
+{
+	struct file *f = op->file;
+	uint64_t start = align_up(op->off, f->block_size);
+	uint64_t end = align_down(op->off + op->len, f->block_size);
+	struct range rg;
+	int rc;
+
+	if (start >= end)
+		return 0;
+	co_range_lock(&f->excl, &rg, start, end - start, false);
+	rc = co_raw_io(f, IO_DISCARD, start, end - start, NULL, 0, 0);
+	range_unlock(&f->excl, &rg);
+	return rc;
 }
 
 static int slow_op(struct io_op *op, unsigned char *buf)
@@ -310,7 +332,7 @@ static int slow_op(struct io_op *op, unsigned char *buf)
 		return slow_zero(op, buf);
 	default:
 		assert(op->opcode == IO_DISCARD);
-		return wait_and_issue(op);
+		return slow_discard(op);
 	}
 }
 

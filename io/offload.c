@@ -65,7 +65,7 @@ static void offload_done(struct work *w)
 	hook->fn(hook, res, 0);
 }
 
-static bool offload_init(struct reactor *r)
+bool offload_init(struct reactor *r)
 {
 	r->offloads = calloc(r->depth, sizeof(r->offloads[0]));
 	if (!r->offloads)
@@ -82,8 +82,6 @@ bool offload_submit(struct reactor *r, const struct engine_req *rq)
 {
 	struct offload *o;
 
-	if (!r->offloads && !offload_init(r))
-		return false;
 	if (list_empty(&r->offload_free))
 		return false;
 	o = list_first(&r->offload_free, struct offload, link);

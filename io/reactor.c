@@ -68,10 +68,14 @@ int reactor_new(const struct reactor_config *cfg, struct reactor **out, struct e
 	list_init(&r->signals);
 	file_reactor_init(r);
 	list_init(&r->offload_free);
+	if (!offload_init(r)) {
+		rc = error_set(e, ENOMEM, "cannot make a reactor: out of memory");
+		goto err_free;
+	}
 	r->epfd = epoll_create1(EPOLL_CLOEXEC);
 	if (r->epfd < 0) {
 		rc = error_set_errno(e, errno, "cannot make an epoll set");
-		goto err_free;
+		goto err_offload;
 	}
 	rc = r->engine->init(r, cfg, e);
 	if (rc < 0)
@@ -80,6 +84,8 @@ int reactor_new(const struct reactor_config *cfg, struct reactor **out, struct e
 	return 0;
 err_epoll:
 	close(r->epfd);
+err_offload:
+	offload_free(r);
 err_free:
 	free(r);
 	return rc;
@@ -107,7 +113,8 @@ uint64_t reactor_now_ns(struct reactor *r)
 {
 	struct timespec ts;
 
-	if (!r->now_ns) {
+	/* between turns nobody knows how long ago the last one was */
+	if (!r->now_ns || !r->in_turn) {
 		clock_gettime(CLOCK_MONOTONIC, &ts);
 		r->now_ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 	}

@@ -56,7 +56,7 @@ struct reactor {
 	/* helper threads; NULL until first used */
 	struct worker_pool *workers;
 
-	/* requests lent to helper threads (offload.c); NULL until first used */
+	/* requests lent to helper threads (offload.c) */
 	struct offload *offloads;
 	struct list offload_free;     /* struct offload */
 
@@ -95,6 +95,7 @@ void worker_free(struct reactor *r);
  * offload.c: has a helper thread carry out rq, for what an engine cannot do
  * itself. Same contract as engine->submit().
  */
+bool offload_init(struct reactor *r);   /* false: no memory */
 bool offload_submit(struct reactor *r, const struct engine_req *rq);
 void offload_free(struct reactor *r);
 
