@@ -265,14 +265,13 @@ int device_number(const struct device *d)
 
 bool device_in_use(const struct device *d, char *who, size_t who_len)
 {
-	char real[4096];
-	const char *dm = NULL;
+	char real[4096], dm[64] = "";
 
-	if (d->mapper && realpath(d->mapper, real)) {
-		if (block_in_use(real, NULL, who, who_len))
-			return true;
-		dm = strrchr(real, '/') + 1;
-	}
+	/* a process shows the path behind links, the mapping its kernel name (no udev: no link) */
+	if (d->mapper && realpath(d->mapper, real) && block_in_use(real, NULL, who, who_len))
+		return true;
+	if (d->mapper && block_kernel_name(d->mapper, dm, sizeof(dm)) < 0)
+		dm[0] = '\0';
 	return block_in_use(device_node(d), dm, who, who_len);
 }
 

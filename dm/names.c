@@ -92,10 +92,10 @@ static bool is_link(DIR *d, const char *name)
 
 /*
  * Removes what dead daemons left: links to nothing alive, and links to the node that is
- * now ours, which would lend our bytes another chain's name. Returns the number of a
- * link to our node (a server that took its device up again), else -1; that one stays.
+ * now ours, which would lend our bytes another chain's name. A server that took its
+ * device up again keeps its links: `own`, and the one whose number is returned (else -1).
  */
-static int sweep(const char *dir, const char *prefix, const char *target)
+static int sweep(const char *dir, const char *prefix, const char *own, const char *target)
 {
 	DIR *d = opendir(dir);
 	struct dirent *de;
@@ -109,6 +109,8 @@ static int sweep(const char *dir, const char *prefix, const char *target)
 		    (*prefix && (!*number || number[strspn(number, "0123456789")])))
 			continue;
 		snprintf(link, sizeof(link), "%s/%s", dir, de->d_name);
+		if (names_this(link, target) && own && !strcmp(de->d_name, own))
+			continue;
 		if (names_this(link, target) && *prefix && kept < 0) {
 			kept = atoi(number);
 			continue;
@@ -228,7 +230,7 @@ int names_claim(struct names *n, const char *name, int number, bool strict, cons
 		goto err;
 	}
 	snprintf(dir, sizeof(dir), "%s/qchain", dev_dir());
-	sweep(dir, "", target);
+	sweep(dir, "", name, target);
 	rc = claim_name(n, name, e);
 	if (rc < 0) {
 		/* the name is someone else's: drop_all() must not even look at it */
@@ -236,7 +238,7 @@ int names_claim(struct names *n, const char *name, int number, bool strict, cons
 		n->by_name = NULL;
 		goto err;
 	}
-	kept = sweep(dev_dir(), "qchain", target);
+	kept = sweep(dev_dir(), "qchain", NULL, target);
 	if (kept >= 0 && number >= 0 && kept != number) {
 		forget_number(kept);
 		kept = -1;

@@ -201,6 +201,25 @@ static bool used_by_process(const char *node, char *who, size_t len)
 	return found;
 }
 
+int block_kernel_name(const char *node, char *name, size_t len)
+{
+	char path[64], target[SYSFS_MAX];
+	struct stat st;
+	ssize_t n;
+
+	if (stat(node, &st) < 0)
+		return -errno;
+	if (!S_ISBLK(st.st_mode))
+		return -ENOTBLK;
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", major(st.st_rdev), minor(st.st_rdev));
+	n = readlink(path, target, sizeof(target) - 1);
+	if (n < 0)
+		return -errno;
+	target[n] = '\0';
+	snprintf(name, len, "%s", strrchr(target, '/') ? strrchr(target, '/') + 1 : target);
+	return 0;
+}
+
 bool block_in_use(const char *node, const char *not_holder, char *who, size_t len)
 {
 	struct stat st;

@@ -32,6 +32,9 @@ int mount_list_open(struct mount_list *l);
 bool mount_list_next(struct mount_list *l, struct mount_entry *m);
 void mount_list_close(struct mount_list *l);
 
+/* The kernel's name ("dm-0") of a block device node, whatever the node is called. 0 or -errno. */
+int block_kernel_name(const char *node, char *name, size_t len);
+
 /*
  * Who uses the block device at node ("/dev/loop3"): a mount, a device above it other than
  * `not_holder` (a kernel name, may be NULL), swap, or a process that has it open. One
