@@ -37,12 +37,6 @@ void compressed_forget(struct qcow2_tables *t)
 	t->z_epoch++;
 }
 
-void compressed_tables_close(struct qcow2_tables *t)
-{
-	buf_free(t->z_buf);
-	t->z_buf = NULL;
-}
-
 struct inflate_job {
 	const void *src;
 	size_t src_len;
@@ -156,4 +150,195 @@ int co_qcow2_read_compressed(struct qcow2 *q, uint64_t guest_off, void *buf)
 		t->z_entry = entry;
 	}
 	return 0;
+}
+
+/* --- writing --- */
+
+struct deflate_job {
+	const void *src;
+	void *dst;
+	size_t src_len, dst_len;       /* dst_len: room, then what was used */
+	bool zstd;
+};
+
+/* 0; -ENOSPC: it does not shrink; other -errno. Runs on a helper thread. */
+static int deflate_run(void *arg)
+{
+	struct deflate_job *j = arg;
+	z_stream z = { .next_in = (Bytef *)j->src, .avail_in = (uInt)j->src_len,
+		       .next_out = j->dst, .avail_out = (uInt)j->dst_len };
+	size_t n;
+	int r;
+
+	if (j->zstd) {
+		n = ZSTD_compress(j->dst, j->dst_len, j->src, j->src_len, ZSTD_CLEVEL_DEFAULT);
+		if (ZSTD_isError(n))
+			return -ENOSPC;
+		j->dst_len = n;
+		return 0;
+	}
+	r = deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -WINDOW_BITS, 9, Z_DEFAULT_STRATEGY);
+	if (r != Z_OK)
+		return r == Z_MEM_ERROR ? -ENOMEM : -EINVAL;
+	r = deflate(&z, Z_FINISH);
+	j->dst_len -= z.avail_out;
+	deflateEnd(&z);
+	return r == Z_STREAM_END ? 0 : -ENOSPC;
+}
+
+/*
+ * While clusters are packed into a host cluster, packing holds a reference of its own on it (the
+ * one it was taken with), so that it cannot be freed and reused under the packer.
+ * It is dropped when packing leaves the cluster. z_lock is held.
+ */
+static void pack_leave(struct qcow2_tables *t)
+{
+	unsigned bits = t->q->cluster_bits;
+
+	if (t->z_end)
+		clusters_drop(t, (t->z_end - 1) >> bits, 1);
+	t->z_next = t->z_end = 0;
+}
+
+void compressed_close(struct qcow2_tables *t)
+{
+	pack_leave(t);
+}
+
+/* May the cluster being packed into take one more reference? */
+static int co_pack_fits(struct qcow2_tables *t, uint64_t len, bool *fits)
+{
+	uint64_t refs = 0;
+	int r = 0;
+
+	*fits = false;
+	if (t->z_next < t->z_end)
+		r = co_refcount_get(t, t->z_next >> t->q->cluster_bits, &refs);
+	if (!r && refs && refs < refcount_max(t->q))
+		*fits = t->z_end - t->z_next >= len;
+	if (!r && !*fits && refs >= refcount_max(t->q))
+		pack_leave(t);
+	return r;
+}
+
+/* Finds len bytes for a compressed cluster and takes a reference on each host cluster touched. z_lock is held. */
+static int co_pack(struct qcow2_tables *t, uint64_t len, uint64_t *host_off)
+{
+	struct qcow2 *q = t->q;
+	uint64_t off, got, first, last;
+	bool fits, zeroed;
+	int r = co_pack_fits(t, len, &fits);
+
+	if (!r && !fits) {
+		r = co_clusters_take(t, 1, &off, &got, &zeroed);
+		if (r < 0)
+			return r;
+		if (refcount_max(q) == 1) {
+			*host_off = off;
+			return 0;
+		}
+		if (t->z_next < t->z_end && off == t->z_end) {
+			/* Goes on from the last cluster into this one: the old packing reference ends below. */
+			first = t->z_next >> q->cluster_bits;
+			r = co_refcount_add(t, first + 1, 1, 1);
+			if (r < 0)
+				return r;
+			/* The packing reference of the first cluster becomes the entry's. */
+			*host_off = t->z_next;
+			t->z_next += len;
+			t->z_end = off + q->cluster_size;
+			return 0;
+		}
+		pack_leave(t);
+		t->z_next = off;
+		t->z_end = off + q->cluster_size;
+	}
+	if (r < 0)
+		return r;
+	first = t->z_next >> q->cluster_bits;
+	last = (t->z_next + len - 1) >> q->cluster_bits;
+	r = co_refcount_add(t, first, last - first + 1, 1);
+	if (r < 0)
+		return r;
+	*host_off = t->z_next;
+	t->z_next += len;
+	if (t->z_next == t->z_end)
+		pack_leave(t);
+	return 0;
+}
+
+static int co_write_plain(struct qcow2 *q, uint64_t guest_off, const void *buf)
+{
+	struct layer_alloc a;
+	int r = co_qcow2_alloc(q, guest_off, q->cluster_size, &a);
+
+	if (r < 0)
+		return r;
+	r = co_file_write(q->data_file, a.host_off, buf, q->cluster_size);
+	if (r < 0) {
+		qcow2_alloc_abort(q, &a);
+		return r;
+	}
+	return co_qcow2_link(q, &a, guest_off, q->cluster_size);
+}
+
+/* Stores len compressed bytes and makes the entry point at them. */
+static int co_write_packed(struct qcow2 *q, uint64_t guest_off, const void *buf, uint64_t len)
+{
+	struct qcow2_tables *t = q->t;
+	unsigned shift = 62 - (q->cluster_bits - 8);
+	uint64_t host, entry, first;
+	enum l2_type type;
+	struct l2_slot s;
+	const char *why;
+	int r;
+
+	co_mutex_lock(&t->z_lock);
+	r = co_pack(t, len, &host);
+	co_mutex_unlock(&t->z_lock);
+	if (r < 0)
+		return r;
+	r = host + len > (1ull << (shift < 56 ? shift : 56)) ? -EFBIG : 0;
+	if (!r)
+		r = co_file_write(q->file, host, buf, len);
+	if (!r)
+		r = co_l2_writable(q, guest_off, &s);
+	if (!r && l2_classify(q, guest_off, l2_entry(q, s.block, s.slot), l2_bitmap(q, s.block, s.slot),
+			      &type, &why) < 0)
+		r = co_qcow2_damaged(q, "the L2 entry of guest offset %" PRIu64 " is %s", guest_off, why);
+	if (!r && !q->writable)
+		r = -EIO;
+	if (r < 0) {
+		first = host >> q->cluster_bits;
+		clusters_drop(t, first, ((host + len - 1) >> q->cluster_bits) - first + 1);
+		return r;
+	}
+	entry = host | QCOW2_L2_COMPRESSED | (((host + len - 1) >> 9) - (host >> 9)) << shift;
+	l2_entry_free(q, l2_entry(q, s.block, s.slot), type);
+	l2_entry_set(q, s.block, s.slot, entry, 0);
+	return 0;
+}
+
+int co_qcow2_write_compressed(struct qcow2 *q, uint64_t guest_off, const void *buf)
+{
+	struct deflate_job j = { .src = buf, .src_len = q->cluster_size, .dst_len = q->cluster_size - 1,
+				 .zstd = q->hdr.h.compression_type == 1 };
+	int r;
+
+	assert(!(guest_off & cluster_mask(q)));
+	if (q->external_data)
+		return co_write_plain(q, guest_off, buf);
+	r = co_commit_throttle(q->t);
+	if (r < 0)
+		return r;
+	j.dst = buf_alloc(q->cluster_size);
+	if (!j.dst)
+		return -ENOMEM;
+	r = co_worker_run(q->r, deflate_run, &j);
+	if (!r)
+		r = co_write_packed(q, guest_off, j.dst, j.dst_len);
+	else if (r == -ENOSPC)
+		r = co_write_plain(q, guest_off, buf);
+	buf_free(j.dst);
+	return r;
 }

@@ -143,6 +143,7 @@ static int load(struct qcow2_tables *t, enum tblock_kind kind, uint64_t host_off
 		drop(t, b);
 		return r == -ENOMEM ? r : -EIO;
 	}
+	/* Forgotten meanwhile: what was read means nothing. */
 	if (lookup(t, host_off) != b)
 		drop(t, b);
 	return 0;
@@ -190,22 +191,42 @@ void tblock_clean(struct qcow2_tables *t, struct tblock *b)
 	t->nr_dirty[b->kind]--;
 }
 
-void tblocks_forget(struct qcow2_tables *t, uint64_t host_off, uint64_t len)
+static bool in_range(const struct tblock *b, uint64_t host_off, uint64_t len)
 {
+	return b->host_off - host_off < len;
+}
+
+/* The cached blocks of a range, whichever way is shorter: by offset or through the whole cache. */
+#define FORGET_BY_OFFSET 64u
+
+static bool forget_one(struct qcow2_tables *t, struct tblock *b)
+{
+	if (b->dirty || b->pins || b->writing)
+		return false;
+	if (b->loading)
+		unhash(t, b);
+	else
+		drop(t, b);
+	return true;
+}
+
+bool tblocks_forget(struct qcow2_tables *t, uint64_t host_off, uint64_t len)
+{
+	struct tblock *b, *tmp;
 	uint64_t off;
 
-	for (off = host_off; off < host_off + len; off += t->block_size) {
-		struct tblock *b = lookup(t, off);
-
-		if (!b)
-			continue;
-		assert(!b->pins);
-		tblock_clean(t, b);
-		if (b->loading || b->writing || !co_queue_empty(&b->wait))
-			unhash(t, b);
-		else
-			drop(t, b);
+	if (len / t->block_size <= FORGET_BY_OFFSET) {
+		for (off = host_off; off < host_off + len; off += t->block_size) {
+			b = lookup(t, off);
+			if (b && !forget_one(t, b))
+				return false;
+		}
+		return true;
 	}
+	list_for_each_safe(b, tmp, &t->lru, lru)
+		if (in_range(b, host_off, len) && !forget_one(t, b))
+			return false;
+	return true;
 }
 
 int co_qcow2_damaged(struct qcow2 *q, const char *fmt, ...)
@@ -245,7 +266,7 @@ static void tables_free(struct qcow2_tables *t)
 	free_list_release(&t->frees_commit);
 	free_list_release(&t->frees_ready);
 	free_list_release(&t->frees_abort);
-	compressed_tables_close(t);
+	buf_free(t->z_buf);
 	free(t->l1_dirty);
 	free(t->hash);
 	free(t);
@@ -275,6 +296,7 @@ int co_qcow2_tables_open(struct qcow2 *q, struct error *e)
 	co_mutex_init(&t->z_lock);
 	co_queue_init(&t->commit_wait);
 	co_queue_init(&t->reap_wait);
+	io_task_init(&t->reap_task, reap_task_run);
 	q->t = t;
 	r = t->hash ? 0 : error_set(e, ENOMEM, "%s: no memory for its tables", file_path(q->file));
 	if (!r && q->writable)
@@ -294,6 +316,7 @@ int co_qcow2_tables_close(struct qcow2 *q, struct error *e)
 	if (!t)
 		return 0;
 	if (t->reft) {
+		compressed_close(t);
 		r = co_commit_settle(t);
 		if (!q->fault) {
 			r2 = co_reservation_return(t);

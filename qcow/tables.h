@@ -87,12 +87,14 @@ struct qcow2_tables {
 	bool committing;
 	uint64_t commit_started, commit_done;
 	struct co_queue commit_wait;
+	bool commit_all;                /* the next one writes refcounts even if no entry changed */
 	bool background;                /* a commit for lack of room was started */
 	struct free_list frees_now;     /* unlinked in memory */
 	struct free_list frees_commit;  /* the running commit makes the unlink durable */
 	struct free_list frees_ready;   /* durably unlinked: may be dropped after a drain */
 	struct free_list frees_abort;   /* never linked: may be dropped at once */
 	bool reaping;
+	struct io_task reap_task;       /* starts the coroutine that drops them */
 	struct co_queue reap_wait;
 	bool no_punch;                  /* the file system cannot */
 
@@ -100,7 +102,7 @@ struct qcow2_tables {
 	void *z_buf;                    /* the cluster inflated last */
 	uint64_t z_entry;               /* its L2 entry; 0 = none */
 	uint64_t z_epoch;               /* bumped when host clusters are freed: what is being inflated is not kept */
-	uint64_t z_next, z_end;         /* rest of the host cluster being packed, bytes; none if equal */
+	uint64_t z_next, z_end;         /* free rest of the host clusters being packed, bytes; none if equal */
 	struct co_mutex z_lock;
 };
 
@@ -125,8 +127,11 @@ static inline void tblock_unpin(struct tblock *b)
 	assert(b->pins > 0);
 	b->pins--;
 }
-/* Forgets cached blocks of [host_off, +len): the clusters are given another use. Nothing there may be pinned. */
-void tblocks_forget(struct qcow2_tables *t, uint64_t host_off, uint64_t len);
+/*
+ * Forgets cached blocks of [host_off, +len): the clusters are given another use.
+ * False, and nothing forgotten, if one is in use (dirty, pinned): then something else owns it too.
+ */
+bool tblocks_forget(struct qcow2_tables *t, uint64_t host_off, uint64_t len);
 /* A table is damaged: logs it once; a writable image turns read-only and gets the corrupt bit. Returns -EIO. */
 int co_qcow2_damaged(struct qcow2 *q, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
@@ -171,8 +176,8 @@ int l2_classify(const struct qcow2 *q, uint64_t guest_off, uint64_t entry, uint6
 /* Host byte range of a compressed entry. */
 void compressed_range(const struct qcow2 *q, uint64_t entry, uint64_t *host_off, uint64_t *len);
 void compressed_forget(struct qcow2_tables *t);
-/* Gives the rest of the host cluster being packed back to nobody: later packing starts a new one. */
-void compressed_tables_close(struct qcow2_tables *t);
+/* Lets go of the host cluster that compressed clusters are being packed into. */
+void compressed_close(struct qcow2_tables *t);
 
 /* --- refcount.c --- */
 int co_refcounts_open(struct qcow2_tables *t, struct error *e);
@@ -185,26 +190,33 @@ int co_refcount_add(struct qcow2_tables *t, uint64_t cluster, uint64_t nr, int d
 int co_clusters_take(struct qcow2_tables *t, uint64_t max, uint64_t *host_off, uint64_t *got, bool *zeroed);
 /* Gives back clusters that were taken and never linked. */
 void clusters_untake(struct qcow2_tables *t, uint64_t host_off, uint64_t nr);
+/* Writes clusters of new metadata that nothing points at yet. */
+int co_write_fresh(struct qcow2_tables *t, uint64_t host_off, const void *buf, uint64_t len);
 /* Returns the unused reservation (close). */
 int co_reservation_return(struct qcow2_tables *t);
 /* Loads or stores one refcount in a block's bytes. */
+uint64_t refcount_max(const struct qcow2 *q);
 uint64_t refcount_load(const void *block, unsigned order, uint64_t index);
 void refcount_store(void *block, unsigned order, uint64_t index, uint64_t value);
 
 /* --- commit.c --- */
 /* A cluster range lost a reference: dropped after the next commit. */
 void clusters_free_later(struct qcow2_tables *t, uint64_t cluster, uint64_t nr);
+/* Nothing on disk or in memory ever named this reference: dropped soon. */
+void clusters_drop(struct qcow2_tables *t, uint64_t cluster, uint64_t nr);
 void free_list_add(struct free_list *l, uint64_t cluster, uint64_t nr);
 void free_list_release(struct free_list *l);
 /* Called before metadata is dirtied, with no lock held: keeps the amount of dirty blocks bounded. */
 int co_commit_throttle(struct qcow2_tables *t);
-/* Writes every dirty refcount block (not the table) and waits; for growth. */
-int co_write_refblocks(struct qcow2_tables *t);
 /* Waits until no commit runs and no free cluster waits to be dropped. */
 int co_commit_settle(struct qcow2_tables *t);
 /* One commit that writes everything, refcounts too even when no L2 entry changed. */
 int co_commit_all(struct qcow2_tables *t);
+/* Starts dropping what waits in frees_ready and frees_abort. Does not yield. */
 void reap_kick(struct qcow2_tables *t);
+void reap_task_run(struct io_task *task);
+/* True if one of the clusters is the header's, the active L1's or the refcount table's. */
+bool overlaps_fixed(const struct qcow2_tables *t, uint64_t cluster, uint64_t nr);
 
 /* --- alloc.c --- */
 /* Marks the L1 entry changed. */
