@@ -23,7 +23,7 @@ void daemon_stop(struct daemon *d, bool force)
 	co_queue_wake_all(&d->stop_wait);
 }
 
-/* The second SIGTERM or SIGINT within ten seconds of the first takes the device away although it is in use. */
+/* The second SIGTERM or SIGINT within ten seconds of the first forces the end although the device is in use. */
 static void on_signal(struct io_signal *s)
 {
 	struct daemon *d = s->arg;
@@ -49,6 +49,15 @@ struct layer *daemon_lookup(struct qmp_call *call, const char *device, const cha
 	qmp_fail(call, QMP_GENERIC, "Cannot find device='%s' nor node-name='%s'",
 		 device ? device : "", node_name ? node_name : "");
 	return NULL;
+}
+
+/* The device's own sentences begin with "chain 'web': "; ours put that in front of every one. */
+static const char *bare(const struct daemon *d, const char *sentence)
+{
+	char prefix[CHAIN_NAME_MAX + 16];
+	int len = snprintf(prefix, sizeof(prefix), "chain '%s': ", d->o->conf.name);
+
+	return strncmp(sentence, prefix, (size_t)len) ? sentence : sentence + len;
 }
 
 /* --- the start, step by step --- */
@@ -159,11 +168,11 @@ static bool co_device_gone(struct daemon *d)
 	ret = co_device_stop(d->device, force, &e);
 	if (ret == -EBUSY) {
 		log_error("chain '%s' goes on being served: %s; unmount it first, or send the signal again within 10 seconds to force",
-			  d->o->conf.name, e.msg);
+			  d->o->conf.name, bare(d, e.msg));
 		return false;
 	}
 	if (ret < 0)
-		log_error("chain '%s': %s", d->o->conf.name, e.msg);
+		log_error("chain '%s': %s", d->o->conf.name, bare(d, e.msg));
 	d->device = NULL;
 	return true;
 }
@@ -219,13 +228,13 @@ static int failure_report(struct daemon *d)
 	char line[ERROR_MSG_MAX + 128];
 
 	snprintf(line, sizeof(line), "qchaind: chain '%s': %s\n", d->o->conf.name,
-		 d->error.code ? d->error.msg : "failed for an unknown reason");
+		 d->error.code ? bare(d, d->error.msg) : "failed for an unknown reason");
 	if (d->ready_fd >= 0)
 		process_report(d->ready_fd, line);
 	else if (d->o->foreground)
 		fputs(line, stderr);
 	else
-		log_error("chain '%s': %s", d->o->conf.name, d->error.msg);
+		log_error("chain '%s': %s", d->o->conf.name, bare(d, d->error.msg));
 	return EXIT_FAILED;
 }
 

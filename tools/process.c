@@ -104,7 +104,7 @@ void process_harden(void)
 		log_warn("cannot lock memory: %s; under memory pressure the device may stall", strerror(errno));
 	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 	if (fd < 0 || write(fd, "-1000", 5) != 5)
-		log_info("cannot protect the daemon from the OOM killer: %s", strerror(errno));
+		log_debug("cannot protect the daemon from the OOM killer: %s", strerror(errno));
 	if (fd >= 0)
 		close(fd);
 }

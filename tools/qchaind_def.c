@@ -43,8 +43,8 @@ const struct command_def qchaind_def = {
 		"It listens for QMP on qmp.sock in the chain's run directory. A second daemon of the same name is refused, and so "
 		"is an image that another process has open.\n\n"
 		"SIGTERM or SIGINT stop it: requests in flight complete, everything is flushed, device and sockets go. If "
-		"the device is in use (mounted, say) it logs that and goes on serving; a second signal within 10 seconds "
-		"takes the device away all the same. SIGHUP is ignored.\n\n"
+		"the device is in use (mounted, say) it logs that and goes on serving; after a second signal within 10 seconds "
+		"it takes the device away all the same, as soon as the kernel lets go of it. SIGHUP is ignored.\n\n"
 		"A block device needs root. With --device none any user may run it; set QCHAIN_RUNDIR to a folder of yours.",
 	.examples =
 		"qchaind --name web --image /srv/web.qcow2\n"

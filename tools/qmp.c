@@ -244,8 +244,8 @@ static json_t *capabilities_accept(struct qmp_client *c, struct qmp_call *call)
 			return qmp_fail(call, QMP_GENERIC,
 					"Invalid parameter type for 'enable[%zu]', expected: string", i);
 		if (strcmp(json_string_value(v), "oob"))
-			return qmp_fail(call, QMP_GENERIC,
-					"Parameter 'enable[%zu]' does not accept value '%s'", i,
+			/* QEMU has no name for an element of a list here, and says so. */
+			return qmp_fail(call, QMP_GENERIC, "Parameter 'null' does not accept value '%s'",
 					json_string_value(v));
 	}
 	if (c->negotiated)

@@ -201,7 +201,7 @@ static void negotiation_comes_first(void **state)
 	error_is(&c, "{'execute': 'qmp_capabilities', 'arguments': {'enable': ['oob']}}", "GenericError",
 		 "Capability oob not available");
 	error_is(&c, "{'execute': 'qmp_capabilities', 'arguments': {'enable': ['warp']}}", "GenericError",
-		 "Parameter 'enable[0]' does not accept value 'warp'");
+		 "Parameter 'null' does not accept value 'warp'");
 	ask(&c, "{'execute': 'qmp_capabilities', 'id': 5}", "{`return`: {}, `id`: 5}");
 	error_is(&c, "{'execute': 'qmp_capabilities'}", "CommandNotFound",
 		 "Capabilities negotiation is already complete, command ignored");
