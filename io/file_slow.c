@@ -149,10 +149,13 @@ static int write_piece(struct file *f, uint64_t off, uint64_t len, const struct 
 	return raw_buf(f, IO_WRITE, start, buf, end - start, flags);
 }
 
-/* Whole blocks were written; the file ends where it should. */
-static int trim_size(struct file *f, uint64_t size)
+/*
+ * Whole blocks were written; the file ends where it should. Only for whoever holds the end of
+ * the file: to others it may have grown meanwhile.
+ */
+static int trim_size(struct file *f, const struct range *rg, uint64_t size)
 {
-	if (f->is_block || f->size <= size)
+	if (f->is_block || f->size <= size || rg->end != UINT64_MAX)
 		return 0;
 	return co_raw_io(f, IO_TRUNCATE, size, 0, NULL, 0, 0);
 }
@@ -185,7 +188,7 @@ static int slow_write(struct io_op *op, unsigned char *buf)
 	co_lock_blocks(f, &rg, op->off, end);
 	size = f->size > end ? f->size : end;
 	rc = write_pieces(f, op, buf);
-	rc2 = trim_size(f, size);
+	rc2 = trim_size(f, &rg, size);
 	range_unlock(&f->excl, &rg);
 	return rc < 0 ? rc : rc2;
 }
@@ -282,9 +285,9 @@ static int slow_zero(struct io_op *op, unsigned char *buf)
 	size = f->size > end ? f->size : end;
 	rc = zero_range(f, op->off, end, op->flags, buf);
 	if (rc == 0)
-		rc = trim_size(f, size);
+		rc = trim_size(f, &rg, size);
 	/* a hole was punched beyond the end */
-	if (rc == 0 && !f->is_block && f->size < size)
+	if (rc == 0 && !f->is_block && rg.end == UINT64_MAX && f->size < size)
 		rc = co_raw_io(f, IO_TRUNCATE, size, 0, NULL, 0, 0);
 	range_unlock(&f->excl, &rg);
 	return rc;
