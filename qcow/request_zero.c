@@ -51,6 +51,7 @@ static int co_change(struct chain *c, uint64_t off, uint64_t end, enum change ch
 {
 	uint64_t aligned_end = (end + c->unit - 1) & ~(uint64_t)(c->unit - 1);
 	bool has_backing = c->depth > 1;
+	bool tables = layer_format(c->active) == FORMAT_QCOW2;   /* raw: bytes stay where they are */
 	struct map_freeze fz;
 	struct range rg;
 	int rc;
@@ -59,15 +60,16 @@ static int co_change(struct chain *c, uint64_t off, uint64_t end, enum change ch
 	rc = chain_writable(c);
 	if (rc < 0)
 		goto out;
-	map_freeze(c->map, &fz, off, aligned_end - off);
+	if (tables)
+		map_freeze(c->map, &fz, off, aligned_end - off);
 	if (change == CHANGE_DISCARD)
 		rc = co_layer_discard(c->active, off, end - off, has_backing, false);
 	else
 		rc = co_layer_zero(c->active, off, end - off, change == CHANGE_ZERO, has_backing);
 	c->meta_changed++;
-	map_thaw(c->map, &fz);
-	/* raw has no tables: its extents say what the file system made of it */
-	if (!rc && layer_format(c->active) == FORMAT_QCOW2)
+	if (tables)
+		map_thaw(c->map, &fz);
+	if (tables && !rc)
 		map_set(c->map, off, aligned_end - off, MAP_WORD_ZERO);
 out:
 	range_unlock(&c->locks, &rg);
