@@ -364,6 +364,80 @@ TEST(an_unsupported_discard_is_remembered)
 	assert_int_equal(rule.count, 1);
 }
 
+/* --- a change of a whole block meets a read-modify-write in it, at every step of it --- */
+
+struct cb_op {
+	struct io_op op;
+	struct iovec iov;
+	unsigned *left;
+};
+
+static void cb_done(struct io_op *op, int res)
+{
+	assert_int_equal(res, 0);
+	--*container_of(op, struct cb_op, op)->left;
+}
+
+static void cb_submit(struct cb_op *c, unsigned *left, enum io_opcode opcode, uint64_t off,
+		      void *buf, uint64_t len)
+{
+	c->left = left;
+	c->iov = (struct iovec){ buf, len };
+	c->op = (struct io_op){ .done = cb_done, .opcode = opcode, .off = off, .len = len,
+				.iov = &c->iov, .nr_iov = 1 };
+	++*left;
+	file_submit(f, &c->op);
+}
+
+static void meet(enum io_opcode opcode, unsigned delay)
+{
+	struct cb_op small, whole;
+	unsigned left = 0;
+
+	ok(co_file_write(f, 0, data, 16384));
+	cb_submit(&small, &left, IO_WRITE, 5000, data + 100, 50);
+	while (delay--)
+		co_reschedule();
+	cb_submit(&whole, &left, opcode, 4096, data + 65536, 4096);
+	while (left)
+		co_reschedule();
+	ok(co_file_read(f, 0, back, 16384));
+	if (opcode != IO_WRITE)
+		memset(data + 65536, 0, 4096);
+	assert_memory_equal(back, data, 4096);
+	assert_memory_equal(back + 4096, data + 65536, 904);
+	assert_memory_equal(back + 5050, data + 65536 + 954, 8192 - 5050);
+	assert_memory_equal(back + 8192, data + 8192, 8192);
+}
+
+TEST(a_small_write_never_undoes_its_neighbours)
+{
+	for (unsigned delay = 0; delay < 8; delay++)
+		meet(IO_WRITE, delay);
+	for (unsigned delay = 0; delay < 8; delay++)
+		meet(IO_ZERO, delay);
+	for (unsigned delay = 0; delay < 8; delay++)
+		meet(IO_DISCARD, delay);
+}
+
+TEST(short_transfers_go_on_in_the_right_buffer)
+{
+	struct iovec out[16], in[16];
+
+	chaos = true;
+	for (int i = 0; i < 16; i++) {
+		out[i] = (struct iovec){ data + i * 2048, 2048 };
+		in[i] = (struct iovec){ back + (15 - i) * 2048, 2048 };
+	}
+	for (int round = 0; round < 50; round++) {
+		memset(back, 0xee, 65536);
+		ok(co_file_writev(f, 2048, 32768, out, 16));
+		ok(co_file_readv(f, 2048, 32768, in, 16));
+		for (int i = 0; i < 16; i++)
+			assert_memory_equal(back + (15 - i) * 2048, data + i * 2048, 2048);
+	}
+}
+
 static int writes_anywhere(void *arg)
 {
 	for (int i = 0; i < 30; i++)
@@ -405,6 +479,8 @@ int main(void)
 		T(zeros_are_written_where_nothing_else_works),
 		T(without_holes_zero_range_is_tried),
 		T(an_unsupported_discard_is_remembered),
+		T(a_small_write_never_undoes_its_neighbours),
+		T(short_transfers_go_on_in_the_right_buffer),
 		T(writes_and_truncation_side_by_side),
 	};
 

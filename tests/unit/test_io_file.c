@@ -609,6 +609,37 @@ TEST(reopen_with_reads_under_way)
 	assert_memory_equal(back, data, 65536);
 }
 
+TEST(reopen_follows_the_file_not_its_name)
+{
+	char other[160];
+	struct stat st;
+
+	snprintf(other, sizeof(other), "%s/moved", dir);
+	file_close(f);
+	f = open_it(path, (struct file_opts){ .no_lock = true });
+	assert_int_equal(rename(path, other), 0);
+	ok(file_reopen(f, true, NULL));
+	ok(co_file_write(f, 0, data, 4096));
+	assert_int_equal(stat(other, &st), 0);
+	assert_int_equal(st.st_size, 4096);
+	unlink(other);
+	ok(file_reopen(f, false, NULL));   /* even without any name */
+	ok(co_file_read(f, 0, back, 4096));
+	assert_memory_equal(back, data, 4096);
+}
+
+TEST(a_file_system_without_direct_io_is_buffered)
+{
+	struct file *g = open_it("/proc/version", (struct file_opts){ .no_lock = true });
+	char text[64];
+
+	assert_false(file_is_direct(g));
+	assert_int_equal(file_align(g), 1);
+	ok(co_file_read(g, 0, text, sizeof(text)));
+	assert_memory_equal(text, "Linux", 5);
+	file_close(g);
+}
+
 TEST(same_file_is_recognised)
 {
 	struct file_opts o = { .no_lock = true };
@@ -814,6 +845,8 @@ int main(void)
 		T(truncate_on_open_comes_after_the_lock),
 		T(reopen_changes_what_may_be_done),
 		T(reopen_with_reads_under_way),
+		T(reopen_follows_the_file_not_its_name),
+		T(a_file_system_without_direct_io_is_buffered),
 		T(same_file_is_recognised),
 		T(a_short_write_is_continued_and_its_error_told),
 		T(a_full_file_system_is_an_error),

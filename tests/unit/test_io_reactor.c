@@ -2,20 +2,27 @@
 /* Unit tests of io/reactor.h with each engine: tasks, timers, watches, signals, children, helpers. */
 #include <errno.h>
 #include <liburing.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "io/co.h"
+#include "io/log.h"
 #include "io/reactor.h"
 
 static struct reactor *r;
@@ -342,6 +349,35 @@ static void child_exit_is_told_and_reaped(void **state)
 	assert_int_equal(reactor_child_add(r, &c), -ESRCH);
 }
 
+static void child_of_others(struct io_child *c, int wstatus)
+{
+	assert_int_equal(wstatus, 0);
+	count++;
+}
+
+static void child_reaped_elsewhere_is_told_too(void **state)
+{
+	struct io_child c = { .fn = child_of_others };
+	int p[2];
+	char x;
+
+	NEED_ENGINE();
+	assert_int_equal(pipe(p), 0);
+	c.pid = fork();
+	assert_true(c.pid >= 0);
+	if (!c.pid) {
+		close(p[1]);
+		_exit(read(p[0], &x, 1) ? 2 : 1);   /* lives until the parent closes */
+	}
+	assert_int_equal(reactor_child_add(r, &c), 0);
+	close(p[0]);
+	close(p[1]);
+	assert_int_equal(waitpid(c.pid, NULL, 0), c.pid);
+	log_setup("test", LOG_LVL_ERROR, false);
+	while (!count)
+		reactor_turn(r, true);
+}
+
 static int waits_for_child(void *arg)
 {
 	int status = 0;
@@ -452,6 +488,111 @@ static void fixed_files_run_out_gracefully(void **state)
 	reactor_fixed_file_del(r, slots[0]);
 }
 
+static void wide_requests_have_room(void **state)
+{
+	struct reactor_config cfg = { .engine = ENGINE_URING, .depth = 8, .sqe128 = true };
+	struct io_uring_sqe *sqe;
+
+	if (reactor_new(&cfg, &r, NULL) < 0)
+		skip();
+	count = 0;
+	for (int i = 0; i < 30; i++) {
+		hooks[i].fn = counts_nop;
+		sqe = reactor_sqe(r, &hooks[i]);
+		for (unsigned b = 64; b < 128; b++)
+			assert_int_equal(((unsigned char *)sqe)[b], 0);
+		memset((unsigned char *)sqe + 64, 0xff, 64);
+		sqe->opcode = IORING_OP_NOP;
+	}
+	while (count < 30)
+		reactor_turn(r, true);
+	reactor_free(r);
+}
+
+/* --- engines that are not to be had --- */
+
+/* In a child, where the system call is switched off: exits with 0 if all is as it should be. */
+static void child_without_uring(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { sizeof(code) / sizeof(code[0]), code };
+	struct reactor_config cfg = { .engine = ENGINE_URING, .depth = 8 };
+	struct error e = ERROR_INIT;
+	struct reactor *none;
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) < 0)
+		_exit(77);
+	if (reactor_new(&cfg, &none, &e) != -EPERM || none)
+		_exit(1);
+	_exit(strstr(e.msg, "kernel.io_uring_disabled") && strstr(e.msg, "--engine aio") ? 0 : 2);
+}
+
+static void io_uring_switched_off_is_explained(void **state)
+{
+	int status;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (!pid)
+		child_without_uring();
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		skip();
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void too_few_aio_requests_are_explained(void **state)
+{
+	struct reactor_config cfg = { .engine = ENGINE_AIO, .depth = 70000 };
+	struct error e = ERROR_INIT;
+	struct reactor *none;
+	FILE *f = fopen("/proc/sys/fs/aio-max-nr", "r");
+	unsigned max = 0;
+
+	if (!f || fscanf(f, "%u", &max) != 1 || max >= cfg.depth) {
+		if (f)
+			fclose(f);
+		skip();
+	}
+	fclose(f);
+	assert_int_equal(reactor_new(&cfg, &none, &e), -EAGAIN);
+	assert_null(none);
+	assert_non_null(strstr(e.msg, "fs.aio-max-nr"));
+}
+
+static void too_few_descriptors_are_an_error(void **state)
+{
+	struct rlimit old, none_left;
+	struct reactor *none;
+
+	getrlimit(RLIMIT_NOFILE, &old);
+	for (int k = 0; k < 2; k++) {
+		for (int spare = 0; spare < 2; spare++) {
+			struct reactor_config cfg = { .engine = (enum engine_kind)k, .depth = 8 };
+			struct error e = ERROR_INIT;
+			int fd = dup(0);
+			int rc;
+
+			assert_true(fd >= 0);
+			close(fd);
+			none_left = old;
+			none_left.rlim_cur = fd + spare;
+			assert_int_equal(setrlimit(RLIMIT_NOFILE, &none_left), 0);
+			rc = reactor_new(&cfg, &none, &e);
+			assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+			assert_true(rc < 0);
+			assert_true(strlen(e.msg) > 0);
+		}
+	}
+}
+
 static void engines_have_names(void **state)
 {
 	enum engine_kind k;
@@ -484,10 +625,15 @@ int main(void)
 		T(watch_reports_errors),
 		T(signals_arrive_as_callbacks),
 		T(child_exit_is_told_and_reaped),
+		T(child_reaped_elsewhere_is_told_too),
 		T(child_can_be_awaited),
 		T(helpers_run_and_the_rest_waits),
 		T(raw_requests_outnumber_the_ring),
 		T(fixed_files_run_out_gracefully),
+		cmocka_unit_test(wide_requests_have_room),
+		cmocka_unit_test(io_uring_switched_off_is_explained),
+		cmocka_unit_test(too_few_aio_requests_are_explained),
+		cmocka_unit_test(too_few_descriptors_are_an_error),
 		cmocka_unit_test(engines_have_names),
 	};
 
