@@ -56,7 +56,7 @@ qemu-io -f qcow2 -r -c 'read -P 7 0 64k' top.qcow2 | grep -q 'verification faile
 mkdir sub
 status 0 qccreate --device none -n -b web.qcow2 sub sub/s.qcow2
 equal "backing" "$(qemu-img info --output json sub/s.qcow2 | sed -n 's/.*"backing-filename": "\(.*\)".*/\1/p')" ../web.qcow2
-equal "inactive" "$(qcs --noheadings -o active,defined,depth sub)" "no     yes        2"
+equal "inactive" "$(qcs --noheadings -o active,defined,depth sub)" "no yes 2"
 
 # Image options.
 status 0 qccreate -n -L 1M -o cluster_size=4k,extended_l2=off -o refcount_bits=1 opt opt.qcow2

@@ -38,10 +38,10 @@ status 0 qclayers -O help
 grep -q '^chain_size ' out && grep -q '^layer_size ' out || fail "qclayers -O help: $(cat out)"
 
 equal "layers" "$(qclayers --noheadings --separator ' ' -o chain_name,layer_name,layer_role,layer_format,layer_backing)" \
-	"alpha layer-0 base qcow2 
+	"alpha layer-0 active qcow2 
 beta layer-0 base qcow2 
 beta layer-1 active qcow2 alpha.qcow2
-gamma layer-0 base qcow2 "
+gamma layer-0 active qcow2 "
 equal "a layer's file" "$(qclayers --noheadings -o layer_file -S 'layer_role=active' beta)" "$work/beta.qcow2"
 
 qcs --reportformat json -o name,size --units b beta gamma >json
