@@ -15,7 +15,7 @@ int chain_fail(const struct command_def *def, const char *chain, const struct er
 int cmd_fail(const struct command_def *def, const struct error *e);
 
 extern const struct command_def qccreate_def, qcchange_def, qcremove_def, qcs_def, qclayers_def,
-	qcdisplay_def, qctree_def, qcimg_doc;
+	qcdisplay_def, qctree_def, qcimg_doc, qchain_doc;
 applet_fn qccreate_main, qcchange_main, qcremove_main, qcs_main, qclayers_main, qcdisplay_main,
 	qctree_main;
 

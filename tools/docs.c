@@ -77,7 +77,7 @@ void docs_man(const struct command_def *def, const char *const *others, FILE *f)
 	char upper[32];
 	size_t i;
 
-	for (i = 0; def->name[i] && i < sizeof(upper) - 1; i++)
+	for (i = 0; i < sizeof(upper) - 1 && def->name[i]; i++)
 		upper[i] = (char)toupper((unsigned char)def->name[i]);
 	upper[i] = '\0';
 	fprintf(f, ".TH %s 8 \"\" \"qchain %s\" \"qchain\"\n.SH NAME\n%s \\- ", upper, QCHAIN_VERSION, def->name);
@@ -121,7 +121,7 @@ static void complete_value(const struct option_def *d, FILE *f)
 		d->letter ? "|" : "", d->name);
 	switch (d->type) {
 	case OPT_CHOICE:
-		for (i = 0; d->values[i] && i < sizeof(values) - 1; i++)
+		for (i = 0; i < sizeof(values) - 1 && d->values[i]; i++)
 			values[i] = d->values[i] == '|' ? ' ' : d->values[i];
 		values[i] = '\0';
 		fprintf(f, "_qchain_words '%s'", values);

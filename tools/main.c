@@ -44,15 +44,15 @@ static int write_failed(const char *path)
 
 static int dump_man(const char *dir)
 {
-	const char *names[NR_APPLETS + 2] = { "qchaind" };
-	const struct command_def *defs[NR_APPLETS + 1] = { &qchaind_def };
+	const char *names[NR_APPLETS + 3] = { "qchaind", "qchain" };
+	const struct command_def *defs[NR_APPLETS + 2] = { &qchaind_def, &qchain_doc };
 	char path[PATH_MAX];
 
 	for (size_t i = 0; i < NR_APPLETS; i++) {
-		names[i + 1] = applets[i].name;
-		defs[i + 1] = applets[i].def;
+		names[i + 2] = applets[i].name;
+		defs[i + 2] = applets[i].def;
 	}
-	for (size_t i = 0; i <= NR_APPLETS; i++) {
+	for (size_t i = 0; names[i]; i++) {
 		FILE *f;
 
 		snprintf(path, sizeof(path), "%s/%s.8", dir, names[i]);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* qcimg_doc.c - what man page and completion say of qcimg, which has subcommands and parses for itself. */
+/* qcimg_doc.c - what man pages and completion say of qcimg and qchain, whose first argument is a command. */
 #include "tools/cmd.h"
 
 static const struct operand_def operands[] = {
@@ -19,6 +19,24 @@ const struct command_def qcimg_doc = {
 		"qcimg info --backing-chain /srv/web.qcow2\n"
 		"qcimg check /srv/web.qcow2\n"
 		"qcimg compare a.qcow2 b.raw",
+	.operands = operands,
+	.nr_operands = 2,
+};
+
+const struct command_def qchain_doc = {
+	.name = "qchain",
+	.summary = "serve chains of disk images as block devices, and change them while in use",
+	.about =
+		"qchain is the one program behind all the qc commands: each is a link to it, and 'qchain COMMAND' is the same as "
+		"COMMAND. A chain is a disk image with the images that it is an overlay of; each chain that is active has a daemon of its own, "
+		"qchaind, which makes the block device /dev/qchainN.\n\n"
+		"A definition, /etc/qchain/chains/NAME.conf, names the active image of a chain and how to serve it; all else is in the headers of the "
+		"images.",
+	.examples =
+		"qccreate -L 20G web /srv/web.qcow2\n"
+		"mkfs.ext4 /dev/qchain/web\n"
+		"qctree web\n"
+		"qcchange -an web",
 	.operands = operands,
 	.nr_operands = 2,
 };

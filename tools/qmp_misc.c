@@ -42,8 +42,8 @@ static json_t *quit(struct qmp_call *call)
 	char who[256] = "";
 
 	if (d->device && device_in_use(d->device, who, sizeof(who)))
-		return qmp_fail(call, QMP_GENERIC, "device %s is in use%s%s", device_path(d->device),
-				who[0] ? ": " : "", who);
+		return qmp_fail(call, QMP_GENERIC, "device %s is in use%s%s; unmount or close it first",
+				device_path(d->device), who[0] ? ": " : "", who);
 	daemon_stop(d, false);
 	return json_object();
 }
