@@ -129,9 +129,11 @@ static int sweep(const char *dir, const char *prefix, const char *own, const cha
 /* 0: made, or ours already; -EEXIST: a live device's, or no link at all. */
 static int claim(const char *link, const char *target)
 {
-	if (symlink(target, link) == 0 || (errno == EEXIST && names_this(link, target)))
+	if (symlink(target, link) == 0)
 		return 0;
-	return -errno;
+	if (errno != EEXIST)
+		return -errno;
+	return names_this(link, target) ? 0 : -EEXIST;
 }
 
 static char *number_path(int number)

@@ -137,6 +137,27 @@ static bool used_by_holder(dev_t dev, const char *not_holder, char *who, size_t 
 	return found;
 }
 
+/* A loop device over a block device is nobody's holder, and no process has the descriptor. */
+static bool used_by_loop(const char *node, char *who, size_t len)
+{
+	char path[320], backing[SYSFS_MAX];
+	DIR *d = opendir("/sys/block");
+	struct dirent *de;
+	bool found = false;
+
+	while (d && !found && (de = readdir(d))) {
+		if (strncmp(de->d_name, "loop", 4))
+			continue;
+		snprintf(path, sizeof(path), "/sys/block/%s/loop/backing_file", de->d_name);
+		found = sysfs_read(path, backing, sizeof(backing)) > 0 && !strcmp(backing, node);
+		if (found && who)
+			snprintf(who, len, "held by %s", de->d_name);
+	}
+	if (d)
+		closedir(d);
+	return found;
+}
+
 static bool used_as_swap(const char *node, char *who, size_t len)
 {
 	FILE *f = fopen("/proc/swaps", "re");
@@ -230,5 +251,6 @@ bool block_in_use(const char *node, const char *not_holder, char *who, size_t le
 		return false;
 	return used_by_mount(st.st_rdev, who, len) ||
 	       used_by_holder(st.st_rdev, not_holder, who, len) ||
-	       used_as_swap(node, who, len) || used_by_process(node, who, len);
+	       used_by_loop(node, who, len) || used_as_swap(node, who, len) ||
+	       used_by_process(node, who, len);
 }

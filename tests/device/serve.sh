@@ -27,8 +27,9 @@ clean_up()
 	for p in $(losetup -n -O NAME,BACK-FILE -l 2>/dev/null | awk -v w="$work/" 'index($2, w) == 1 { print $1 }'); do
 		losetup -d "$p"
 	done
-	for p in "$work"/run-*/fuse; do
-		umount -l "$p" 2>/dev/null
+	# by name: the shell does not see the folder of a dead mount
+	for p in $(awk -v w="$work/" 'index($2, w) == 1 { print $2 }' /proc/mounts); do
+		umount -l "$p"
 	done
 }
 at_exit clean_up
