@@ -28,6 +28,7 @@ struct create_opts {
 	int compression;               /* 0 zlib, 1 zstd */
 	const char *data_file;         /* external data file, created too unless it exists (then kept); NULL = none */
 	bool data_file_raw;
+	bool no_backing_check;         /* do not look whether the backing file can be opened (qemu-img -u) */
 	bool overwrite;                /* an existing file may be replaced (qemu-img create does; qc* commands do not) */
 };
 
