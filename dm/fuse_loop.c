@@ -42,7 +42,7 @@ struct fuse_loop {
 	bool read_only;
 	char node[32];                 /* /dev/loopN; "" before it is bound */
 	struct fuse_file *srv;         /* NULL before it is mounted */
-	bool mounted, made_dir;
+	bool mounted;
 };
 
 /* --- what a dead daemon of this chain left --- */
@@ -119,9 +119,8 @@ static int mount_it(struct fuse_loop *fl, const struct server_opts *o, struct er
 	char data[128];
 	int fd, rc;
 
-	if (mkdir(fl->dir, 0700) == 0)
-		fl->made_dir = true;
-	else if (errno != EEXIST)
+	/* EEXIST: a dead daemon's; it becomes ours */
+	if (mkdir(fl->dir, 0700) < 0 && errno != EEXIST)
 		return error_set_errno(e, errno, "cannot make the folder %s", fl->dir);
 	fd = open("/dev/fuse", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0)
@@ -157,7 +156,7 @@ static void co_unmount(struct fuse_loop *fl)
 	}
 	if (fl->srv)
 		co_fuse_file_free(fl->srv);
-	if (fl->made_dir && rmdir(fl->dir) < 0)
+	if (rmdir(fl->dir) < 0 && errno != ENOENT)
 		log_warn("cannot remove %s: %m", fl->dir);
 	free(fl->name);
 	free(fl->dir);

@@ -11,6 +11,8 @@ murder()
 {
 	kill -KILL "$pid"
 	wait "$pid" || true
+	# the kernel takes a dead process's ring apart, and with it gives back the locks, a moment later
+	wait_for 10 qemu-img info disk.qcow2
 }
 
 qemu-img create -q -f qcow2 disk.qcow2 100M
@@ -34,7 +36,7 @@ stop
 # under load: the writer gets an error and ends
 serve one disk.qcow2
 fio --name=load --filename="$node" --direct=1 --rw=randwrite --bs=16k --iodepth=32 --ioengine=libaio \
-	--size=90M --time_based --runtime=60 --output=fio.log &
+	--size=90M --time_based --runtime=60 --output=fio.log 2>/dev/null &
 load=$!
 wait_for 20 eval "[ \$(awk '{ print \$7 }' /sys/block/${node#/dev/}/stat) -gt 2000 ]"
 murder
