@@ -393,16 +393,17 @@ static int co_status_once(struct chain *c, uint64_t guest_off, uint64_t bytes,
 		struct extent x;
 		int n;
 
-		if (guest_off >= layer_size(l))
-			continue;
+		if (guest_off >= layer_size(l)) {   /* zeros, as if the short layer said so */
+			out->kind = EXT_ZERO;
+			out->layer = i;
+			return 0;
+		}
 		n = co_layer_extents(l, guest_off, out->bytes, &x, 1);
 		if (n < 0)
 			return n;
 		assert(n == 1 && x.guest_off <= guest_off);
 		x.bytes -= guest_off - x.guest_off;
-		/* unallocated up to the layer's end is unallocated beyond it too */
-		if (x.bytes < out->bytes && (x.kind != EXT_UNALLOCATED ||
-					     guest_off + x.bytes < layer_size(l)))
+		if (x.bytes < out->bytes)
 			out->bytes = x.bytes;
 		if (x.kind == EXT_UNALLOCATED)
 			continue;

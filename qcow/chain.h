@@ -102,7 +102,8 @@ void co_chain_drain(struct chain *c);
 /* --- where the bytes are --- */
 struct chain_extent {
 	uint64_t guest_off, bytes;
-	enum extent_kind kind;         /* UNALLOCATED: in no layer, reads as zeros */
+	enum extent_kind kind;         /* UNALLOCATED: in no layer, reads as zeros. ZERO also where a
+	                                  layer ends before the disk does: that layer decides */
 	int layer;                     /* index of the layer that decides; -1 for UNALLOCATED */
 	uint64_t host_off;             /* DATA (and ZERO with a host cluster); else UINT64_MAX */
 };

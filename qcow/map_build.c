@@ -249,9 +249,13 @@ static int co_walk(struct chain_map *m, struct map_builder *b)
 	clear_cells(b);
 	b->restart = false;
 	for (unsigned i = m->depth; i-- > 0;) {
+		const struct layer *l = m->slots[m->order[i]];
 		uint64_t lo, hi, from = b->start;
 
-		if (layer_is_empty(m->slots[m->order[i]], b->start, b->end))
+		/* a layer that ends before the disk does hides what is below it there: zeros */
+		if (layer_size(l) < m->size)
+			fill(b, layer_size(l), b->end, MAP_WORD_ZERO, false);
+		if (layer_is_empty(l, b->start, b->end))
 			continue;
 		while (next_todo(b, from, &lo, &hi)) {
 			int rc = co_ask(m, b, i, lo, hi);

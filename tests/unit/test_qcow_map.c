@@ -126,7 +126,9 @@ static void expect_sector(struct chain_map *m, struct layer **layers, unsigned d
 		struct layer *l = layers[i];
 		const struct extent *u = &l->units[off / l->unit];
 
-		if (off >= l->size || u->kind == EXT_UNALLOCATED)
+		if (off >= l->size)
+			break;   /* its end hides what is below */
+		if (u->kind == EXT_UNALLOCATED)
 			continue;
 		if (u->kind == EXT_ZERO)
 			break;
