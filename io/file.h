@@ -33,7 +33,7 @@ struct file_opts {
 	bool truncate;         /* with writable: empty an existing file (tools that were told to) */
 	enum file_cache cache;
 	bool no_lock;          /* --force-share: take and check no QEMU locks */
-	bool share_write;      /* let others write it too (lock without "unshare write") */
+	bool share_write;      /* let others write and resize it too (both are not "unshared") */
 };
 
 /*

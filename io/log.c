@@ -67,19 +67,23 @@ void log_setup(const char *ident, enum log_level max, bool to_syslog)
 	log_state.sock = to_syslog ? syslog_socket() : -1;
 }
 
+/* True unless the connection is gone; a line that would have to wait is dropped. */
+static bool try_send(const char *line, size_t len)
+{
+	return log_state.sock >= 0 &&
+	       (send(log_state.sock, line, len, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 ||
+		errno == EAGAIN);
+}
+
 static void send_syslog(const char *line, size_t len)
 {
-	/* the syslog daemon may have been restarted: connect once more, then give up */
-	if (log_state.sock >= 0 &&
-	    (send(log_state.sock, line, len, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 ||
-	     errno == EAGAIN))
+	if (try_send(line, len))
 		return;
+	/* the syslog daemon may have been restarted: connect once more, then give up */
 	if (log_state.sock >= 0)
 		close(log_state.sock);
 	log_state.sock = syslog_socket();
-	if (log_state.sock >= 0 &&
-	    send(log_state.sock, line, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		return;
+	try_send(line, len);
 }
 
 void log_write(enum log_level lvl, const char *fmt, ...)

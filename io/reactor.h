@@ -47,7 +47,7 @@ enum engine_kind reactor_engine(const struct reactor *r);
 const char *engine_name(enum engine_kind k);
 int engine_parse(const char *s, enum engine_kind *out);
 
-/* Runs turns until reactor_stop(). */
+/* Runs turns until reactor_stop(). This and reactor_turn(): neither in a coroutine nor in a callback. */
 void reactor_run(struct reactor *r);
 void reactor_stop(struct reactor *r);
 /* One turn; waits for an event only if `wait` and nothing is ready. */
