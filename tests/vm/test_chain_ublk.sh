@@ -46,6 +46,12 @@ qctree web
 equal layers "$(qclayers --noheadings -o layer_name web | wc -l)" 4
 equal size "$(blockdev --getsize64 /dev/qchain0)" "$(cat want.size)"
 equal "logical block" "$(blockdev --getss /dev/qchain0)" 512
+queue=/sys/block/$(basename "$(readlink -f /sys/dev/block/"$(stat -c '0x%t 0x%T' -L /dev/qchain0 |
+	while read -r a b; do echo $((a)):$((b)); done)")")/queue
+equal "physical block" "$(cat "$queue/physical_block_size")" 4096
+equal "write cache" "$(cat "$queue/write_cache")" "write back"
+[ "$(cat "$queue/discard_max_bytes")" -gt 0 ] || fail "the device takes no discard"
+[ "$(cat "$queue/write_zeroes_max_bytes")" -gt 0 ] || fail "the device takes no write-zeroes"
 
 echo "2. it reads as qemu-img reads it"
 equal content "$(sha /dev/qchain0)" "$(cat want.sha)"
