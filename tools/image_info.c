@@ -50,7 +50,7 @@ static json_t *qcow2_specific(const struct layer *l)
 	return specific;
 }
 
-static json_t *image_info_alone(const struct chain *c, unsigned i)
+static json_t *image_info(const struct chain *c, unsigned i)
 {
 	struct layer *l = chain_layer(c, i);
 	json_t *info = json_object();
@@ -75,20 +75,8 @@ static json_t *image_info_alone(const struct chain *c, unsigned i)
 	return info;
 }
 
-json_t *image_info(const struct chain *c, unsigned i, bool with_backing)
-{
-	json_t *info = image_info_alone(c, with_backing ? 0 : i);
-
-	for (unsigned above = 1; with_backing && above <= i; above++) {
-		json_t *outer = image_info_alone(c, above);
-
-		put(outer, "backing-image", info);
-		info = outer;
-	}
-	return info;
-}
-
-json_t *block_device_info(const struct chain *c, unsigned i, bool flat)
+/* Takes over the reference to image. */
+static json_t *block_device_info(const struct chain *c, unsigned i, json_t *image, bool flat)
 {
 	static const char *const limits[] = { "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr" };
 	struct layer *l = chain_layer(c, i);
@@ -111,8 +99,23 @@ json_t *block_device_info(const struct chain *c, unsigned i, bool flat)
 	put_bool(cache, "direct", file_is_direct(layer_data_file(l)));
 	put_bool(cache, "no-flush", false);
 	put(info, "cache", cache);
-	put(info, "image", image_info(c, i, !flat));
+	put(info, "image", image);
 	return info;
+}
+
+json_t *block_device_infos(const struct chain *c, bool flat)
+{
+	json_t *infos = json_array(), *below = NULL;
+
+	for (unsigned i = 0; i < chain_depth(c); i++) {
+		json_t *image = image_info(c, i);
+
+		if (below && !flat)
+			put(image, "backing-image", json_incref(below));
+		below = image;
+		json_array_append_new(infos, block_device_info(c, i, image, flat));
+	}
+	return infos;
 }
 
 static json_t *layer_fact(const struct chain *c, unsigned i)

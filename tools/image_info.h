@@ -15,10 +15,12 @@
 
 /* Bytes the layer's files occupy on the host. */
 uint64_t layer_disk_usage(const struct layer *l);
-/* ImageInfo of layer i; with_backing: "backing-image" nested to the base. New reference. */
-json_t *image_info(const struct chain *c, unsigned i, bool with_backing);
-/* BlockDeviceInfo of layer i. flat: without the images below. New reference. */
-json_t *block_device_info(const struct chain *c, unsigned i, bool flat);
+/*
+ * BlockDeviceInfo of every layer from base to active. Unless flat, each "image" holds the ones below it as
+ * "backing-image", nested to the base (shared between the entries, so that this costs one
+ * object a layer). New reference.
+ */
+json_t *block_device_infos(const struct chain *c, bool flat);
 /*
  * Layer facts from base to active: index, node-name, file, format, size, cluster-size,
  * disk, backing, backing-format, data-file, read-only, role ("base", "overlay", "active"),

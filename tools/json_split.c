@@ -39,7 +39,8 @@ static bool plain_byte(struct json_split *s, char c)
 		return false;
 	case '{':
 	case '[':
-		s->depth++;
+		if (++s->depth > s->deepest)
+			s->deepest = s->depth;
 		return false;
 	case '}':
 	case ']':

@@ -15,6 +15,7 @@
 struct json_split {              /* all zero at the start of a value */
 	size_t pos;              /* bytes looked at */
 	unsigned depth;          /* open brackets and braces */
+	unsigned deepest;        /* the most of them so far: parsers recurse, and stacks end */
 	bool in_string, escape;
 	bool scalar;             /* number or keyword: ends before what cannot belong to it */
 };

@@ -339,10 +339,16 @@ static void client_complain(struct qmp_client *c, const char *what)
 /* Takes the next value out of the input, if there is one whole. */
 static bool client_next(struct qmp_client *c)
 {
+	enum json_split_result found = json_split(&c->split, c->in.p, c->in.len, c->eof);
 	size_t len;
 	char *text;
 
-	switch (json_split(&c->split, c->in.p, c->in.len, c->eof)) {
+	if (c->split.deepest > QMP_NESTING_MAX) {
+		client_complain(c, "JSON nesting depth limit exceeded");
+		client_drop(c);
+		return false;
+	}
+	switch (found) {
 	case JSON_SPLIT_MORE:
 		if (c->in.len >= QMP_INPUT_MAX) {
 			client_complain(c, "JSON token size limit exceeded");

@@ -10,7 +10,8 @@
  * handler may yield: other clients and the device go on. There is no
  * out-of-band execution, and the greeting says so.
  *
- * Bounds: QMP_CLIENTS_MAX clients; a request of at most QMP_INPUT_MAX bytes; the
+ * Bounds: QMP_CLIENTS_MAX clients; a request of at most QMP_INPUT_MAX bytes and QMP_NESTING_MAX
+ * levels (a coroutine's stack is small, and JSON is parsed by recursion); the
  * next request is read only once the last reply is mostly gone; a client that
  * lets more than QMP_BACKLOG_MAX bytes of events pile up is dropped.
  */
@@ -25,6 +26,7 @@
 
 #define QMP_CLIENTS_MAX 32
 #define QMP_INPUT_MAX (1u << 20)
+#define QMP_NESTING_MAX 64
 #define QMP_BACKLOG_MAX (4u << 20)
 
 /* The QEMU release whose QMP dialect is spoken; clients choose features by it. */

@@ -7,19 +7,15 @@
 static json_t *query_named_block_nodes(struct qmp_call *call)
 {
 	struct daemon *d = call->owner;
-	bool flat = qmp_arg_bool(call, "flat", false);
-	json_t *nodes = json_array();
 
-	for (unsigned i = 0; i < chain_depth(d->chain); i++)
-		json_array_append_new(nodes, block_device_info(d->chain, i, flat));
-	return nodes;
+	return block_device_infos(d->chain, qmp_arg_bool(call, "flat", false));
 }
 
 /* The chain is one BlockInfo, named after it; "qdev" is the device that stands for the guest's. */
 static json_t *query_block(struct qmp_call *call)
 {
 	struct daemon *d = call->owner;
-	json_t *block = json_object(), *list = json_array();
+	json_t *block = json_object(), *list = json_array(), *infos = block_device_infos(d->chain, false);
 
 	put_text(block, "device", d->o->conf.name);
 	if (d->device)
@@ -28,7 +24,8 @@ static json_t *query_block(struct qmp_call *call)
 	put_bool(block, "removable", false);
 	put_bool(block, "locked", false);
 	put_text(block, "io-status", chain_fault(d->chain) ? "failed" : "ok");
-	put(block, "inserted", block_device_info(d->chain, chain_depth(d->chain) - 1, false));
+	put(block, "inserted", json_incref(json_array_get(infos, json_array_size(infos) - 1)));
+	json_decref(infos);
 	json_array_append_new(list, block);
 	return list;
 }

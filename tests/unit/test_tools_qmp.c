@@ -349,8 +349,8 @@ static void a_client_that_does_not_read_is_dropped(void **state)
 		qmp_event(server, "NOISE", json_pack("{s:s}", "f", filler));
 		json_decref(hear(&b));
 	}
-	while (hear(&a) != NULL)
-		;
+	for (json_t *message = hear(&a); message; message = hear(&a))
+		json_decref(message);
 	ask(&b, "{'execute': 'open-gate'}", "{`return`: {}}");
 	close(a.fd);
 	close(b.fd);
@@ -371,6 +371,28 @@ static void a_request_beyond_the_bound_ends_the_talk(void **state)
 	json_decref(answer);
 	assert_null(hear(&c));
 	close(c.fd);
+}
+
+/* JSON is parsed by recursion on a coroutine's stack: depth must end before the stack does. */
+static void nesting_beyond_the_bound_ends_the_talk(void **state)
+{
+	static char deep[100000];
+	struct client c;
+	json_t *answer;
+
+	for (int whole = 0; whole < 2; whole++) {
+		negotiate(&c);
+		memset(deep, '[', sizeof(deep));
+		if (whole)
+			memset(deep + sizeof(deep) / 2, ']', sizeof(deep) / 2);
+		say(&c, deep, sizeof(deep));
+		answer = hear(&c);
+		assert_string_equal(get_text(json_object_get(answer, "error"), "desc"),
+				    "JSON nesting depth limit exceeded");
+		json_decref(answer);
+		assert_null(hear(&c));
+		close(c.fd);
+	}
 }
 
 static void more_clients_than_the_bound_wait(void **state)
@@ -415,6 +437,7 @@ int main(void)
 		cmocka_unit_test(events_reach_those_who_negotiated),
 		cmocka_unit_test(a_client_that_does_not_read_is_dropped),
 		cmocka_unit_test(a_request_beyond_the_bound_ends_the_talk),
+		cmocka_unit_test(nesting_beyond_the_bound_ends_the_talk),
 		cmocka_unit_test(more_clients_than_the_bound_wait),
 		cmocka_unit_test(other_files_are_not_replaced),
 	};
