@@ -203,7 +203,7 @@ static bool layer_is_empty(const struct layer *l, uint64_t start, uint64_t end)
 static uint64_t extent_word(const struct extent *x, unsigned slot)
 {
 	/* a hole of a writable raw image reads as zeros, but a write has its place there */
-	if (x->kind == EXT_ZERO && x->in_place)
+	if (x->kind == EXT_ZERO && x->in_place && x->host_off != UINT64_MAX)
 		return map_word_data(slot, x->host_off, true);
 	switch (x->kind) {
 	case EXT_DATA:

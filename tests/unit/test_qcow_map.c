@@ -84,7 +84,7 @@ static int fake_extents(struct layer *l, uint64_t off, uint64_t bytes, struct ex
 		out[n] = *u;
 		out[n].guest_off = off;
 		out[n].bytes = (next < end ? next : end) - off;
-		if (u->kind == EXT_DATA)
+		if (u->host_off != UINT64_MAX)
 			out[n].host_off = u->host_off + off % l->unit;
 		off += out[n++].bytes;
 	}
@@ -114,7 +114,7 @@ static void set_unit(struct layer *l, uint64_t i, enum extent_kind kind, uint64_
 {
 	l->units[i].kind = kind;
 	l->units[i].host_off = kind == EXT_DATA ? host : UINT64_MAX;
-	l->units[i].in_place = in_place;
+	l->units[i].in_place = in_place && kind == EXT_DATA;
 }
 
 /* --- the model: asks the layers for one sector --- */
@@ -533,6 +533,28 @@ static int a_failure_is_told_and_not_kept(void *arg)
 	return 0;
 }
 
+/* As a writable raw image reports it. */
+static int a_hole_with_a_place_is_data(void *arg)
+{
+	struct layer *l = layer_make(8 << 20, 65536);
+	struct chain_map *m = map_of(l->size, 0, &l, 1);
+	struct map_run run;
+
+	for (unsigned i = 0; i < 128; i++) {
+		l->units[i].kind = i % 2 ? EXT_ZERO : EXT_DATA;
+		l->units[i].host_off = i * 65536;
+		l->units[i].in_place = true;
+	}
+	lookup(m, 512, 8 << 19, &run);
+	assert_int_equal(run.kind, MAP_DATA);
+	assert_true(run.in_place);
+	assert_int_equal(run.bytes, 8 << 19);
+	assert_int_equal(run.host_off, 512);
+	map_free(m);
+	layer_drop(l);
+	return 0;
+}
+
 static int compressed_clusters_stay_apart(void *arg)
 {
 	struct layer *l = layer_make(8 << 20, 65536);
@@ -574,6 +596,7 @@ CO_TEST(slots_come_round)
 CO_TEST(the_budget_holds)
 CO_TEST(a_huge_disk_is_cheap)
 CO_TEST(a_failure_is_told_and_not_kept)
+CO_TEST(a_hole_with_a_place_is_data)
 CO_TEST(compressed_clusters_stay_apart)
 
 static int setup(void **state)
@@ -604,6 +627,7 @@ int main(void)
 		cmocka_unit_test(test_the_budget_holds),
 		cmocka_unit_test(test_a_huge_disk_is_cheap),
 		cmocka_unit_test(test_a_failure_is_told_and_not_kept),
+		cmocka_unit_test(test_a_hole_with_a_place_is_data),
 		cmocka_unit_test(test_compressed_clusters_stay_apart),
 	};
 
