@@ -420,6 +420,30 @@ TEST(a_small_write_never_undoes_its_neighbours)
 		meet(IO_DISCARD, delay);
 }
 
+/* A misaligned write inside the file knows nothing of what is appended meanwhile. */
+TEST(a_small_write_never_cuts_off_an_append)
+{
+	struct cb_op small, append;
+
+	for (unsigned delay = 0; delay < 8; delay++) {
+		for (int zero = 0; zero < 2; zero++) {
+			unsigned left = 0, turns = delay;
+
+			ok(co_file_truncate(f, 0));
+			ok(co_file_write(f, 0, data, 8192));
+			cb_submit(&small, &left, zero ? IO_ZERO : IO_WRITE, 1000, data, 50);
+			while (turns--)
+				co_reschedule();
+			cb_submit(&append, &left, IO_WRITE, 8192, data + 8192, 4096);
+			while (left)
+				co_reschedule();
+			assert_int_equal(file_size(f), 12288);
+			ok(co_file_read(f, 8192, back, 4096));
+			assert_memory_equal(back, data + 8192, 4096);
+		}
+	}
+}
+
 TEST(short_transfers_go_on_in_the_right_buffer)
 {
 	struct iovec out[16], in[16];
@@ -480,6 +504,7 @@ int main(void)
 		T(without_holes_zero_range_is_tried),
 		T(an_unsupported_discard_is_remembered),
 		T(a_small_write_never_undoes_its_neighbours),
+		T(a_small_write_never_cuts_off_an_append),
 		T(short_transfers_go_on_in_the_right_buffer),
 		T(writes_and_truncation_side_by_side),
 	};
