@@ -19,7 +19,7 @@ while IFS= read -r file; do
 		echo "$file: longer than 900 lines"
 		bad=1
 	fi
-	if grep -nE ' +$|	+$' "$file" /dev/null; then
+	if [[ $file == *.[ch] ]] && grep -nE '[ 	]+$' "$file" /dev/null; then
 		echo "$file: white space at the end of a line"
 		bad=1
 	fi
