@@ -7,6 +7,5 @@ cd "$QCHAIN_SRC"
 cppcheck --quiet --error-exitcode=1 --std=c11 --language=c --inline-suppr -j "$(nproc)" \
 	--enable=warning,performance,portability --suppress=missingIncludeSystem \
 	--suppressions-list=tests/lint/cppcheck.txt --suppress=unmatchedSuppression \
-	'-Djson_array_foreach(a,i,v)=for(;;)' '-Djson_object_foreach(o,k,v)=for(;;)' \
-	'-Djson_object_foreach_safe(o,t,k,v)=for(;;)' -D_GNU_SOURCE -DQCHAIN_VERSION='""' -I. \
+	--library=tests/lint/jansson.cfg -D_GNU_SOURCE -DQCHAIN_VERSION='""' -I. \
 	io qcow jobs dm tools
