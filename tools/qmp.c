@@ -26,6 +26,8 @@
 #include "tools/json_util.h"
 
 #define LISTENERS_MAX 4
+#define BUFFER_KEEP (256u << 10)
+#define LARGE_REPLY 500          /* values */
 
 struct bytes {
 	char *p;
@@ -38,6 +40,7 @@ struct qmp_client {
 	struct io_watch watch;
 	struct co_queue wake;          /* its coroutine: input came, output left, or it is over */
 	struct bytes in, out;
+	size_t events;                 /* bytes of events sent to it since `out` was last empty */
 	struct json_split split;
 	bool negotiated;
 	bool eof;                      /* the peer sends no more; replies may still go out */
@@ -130,12 +133,19 @@ static void client_flush(struct qmp_client *c)
 			c->gone = true;
 	}
 	bytes_drop(&c->out, sent);
+	if (!c->out.len) {
+		c->events = 0;
+		if (c->out.cap > BUFFER_KEEP) {    /* memory is locked: give a large reply's back */
+			free(c->out.p);
+			memset(&c->out, 0, sizeof(c->out));
+		}
+	}
 	client_events(c);
 }
 
-static void client_send(struct qmp_client *c, json_t *message)
+/* Returns the bytes queued. Frees text. */
+static size_t client_send_text(struct qmp_client *c, char *text)
 {
-	char *text = json_dumps(message, JSON_ENSURE_ASCII);
 	size_t len;
 
 	if (!text)
@@ -146,8 +156,62 @@ static void client_send(struct qmp_client *c, json_t *message)
 	memcpy(c->out.p + c->out.len + len, "\r\n", 2);
 	c->out.len += len + 2;
 	free(text);
-	json_decref(message);
 	client_flush(c);
+	return len + 2;
+}
+
+static size_t client_send(struct qmp_client *c, json_t *message)
+{
+	char *text = json_dumps(message, JSON_ENSURE_ASCII);
+
+	json_decref(message);
+	return client_send_text(c, text);
+}
+
+/* How many values message holds, counted up to a limit. */
+static size_t json_weight(const json_t *message, size_t limit)
+{
+	size_t n = 1, i;
+	const char *key;
+	json_t *v;
+
+	json_object_foreach((json_t *)message, key, v)
+		if (n < limit)
+			n += json_weight(v, limit - n);
+	json_array_foreach(message, i, v)
+		if (n < limit)
+			n += json_weight(v, limit - n);
+	return n;
+}
+
+struct dump {
+	const json_t *message;
+	char *text;
+};
+
+static int dump_run(void *arg)
+{
+	struct dump *d = arg;
+
+	d->text = json_dumps(d->message, JSON_ENSURE_ASCII);
+	return 0;
+}
+
+/*
+ * A reply about a long chain may be megabytes, and printing it takes longer than a guest should
+ * wait: a helper thread does it. Nobody else touches the message meanwhile.
+ */
+static void co_client_reply(struct qmp_client *c, json_t *message)
+{
+	struct dump d = { .message = message };
+
+	if (json_weight(message, LARGE_REPLY) < LARGE_REPLY) {
+		client_send(c, message);
+		return;
+	}
+	co_worker_run(c->s->r, dump_run, &d);
+	json_decref(message);
+	client_send_text(c, d.text);
 }
 
 static void client_input(struct qmp_client *c)
@@ -293,7 +357,7 @@ static json_t *execute(struct qmp_client *c, struct qmp_call *call, const json_t
 }
 
 /* One request in, one reply out. */
-static void client_serve(struct qmp_client *c, const char *text, size_t len)
+static void co_client_serve(struct qmp_client *c, const char *text, size_t len)
 {
 	struct qmp_call *call = calloc(1, sizeof(*call));
 	json_t *request, *reply = json_object(), *value = NULL, *id;
@@ -321,7 +385,7 @@ static void client_serve(struct qmp_client *c, const char *text, size_t len)
 	id = json_object_get(request, "id");
 	if (id)
 		put(reply, "id", json_incref(id));
-	client_send(c, reply);
+	co_client_reply(c, reply);
 	json_decref(request);
 	free(call);
 }
@@ -337,7 +401,7 @@ static void client_complain(struct qmp_client *c, const char *what)
 }
 
 /* Takes the next value out of the input, if there is one whole. */
-static bool client_next(struct qmp_client *c)
+static bool co_client_next(struct qmp_client *c)
 {
 	enum json_split_result found = json_split(&c->split, c->in.p, c->in.len, c->eof);
 	size_t len;
@@ -371,7 +435,7 @@ static bool client_next(struct qmp_client *c)
 	bytes_drop(&c->in, len);
 	memset(&c->split, 0, sizeof(c->split));
 	client_events(c);
-	client_serve(c, text, len);
+	co_client_serve(c, text, len);
 	free(text);
 	return true;
 }
@@ -404,7 +468,7 @@ static void co_client(void *arg)
 	put(greeting, "QMP", qmp);
 	client_send(c, greeting);
 	while (!c->gone) {
-		if (c->out.len < QMP_BACKLOG_MAX && client_next(c))
+		if (c->out.len < QMP_BACKLOG_MAX && co_client_next(c))
 			continue;
 		if (c->gone || (c->eof && !c->out.len))
 			break;
@@ -584,6 +648,7 @@ void qmp_event(struct qmp_server *s, const char *name, json_t *data)
 	struct qmp_client *c, *next;
 	json_t *event = json_object(), *stamp = json_object();
 	struct timeval now;
+	size_t size;
 
 	gettimeofday(&now, NULL);
 	put_int(stamp, "seconds", (uint64_t)now.tv_sec);
@@ -595,12 +660,14 @@ void qmp_event(struct qmp_server *s, const char *name, json_t *data)
 	list_for_each_safe(c, next, &s->clients, link) {
 		if (!c->negotiated || c->gone)
 			continue;
-		if (c->out.len > QMP_BACKLOG_MAX) {
+		if (c->events > QMP_BACKLOG_MAX) {
 			log_warn("a QMP client does not read its events; it is dropped");
 			client_drop(c);
 			continue;
 		}
-		client_send(c, json_incref(event));
+		size = client_send(c, json_incref(event));
+		if (c->out.len)
+			c->events += size;
 	}
 	json_decref(event);
 }
