@@ -81,6 +81,7 @@ struct creation {
 	bool image_made, conf_made;
 	struct create_opts create;
 	char *option_text;             /* what create's strings point into */
+	char *data_path;               /* the external data file that we are about to make, or NULL */
 	char *backing_name;
 	struct error e;
 };
@@ -125,6 +126,9 @@ static int check_wishes(struct creation *cr, bool create)
 	image_ref_free(&ref);
 	if (!cr->path)
 		abort();
+	if (cr->path[0] != '/')
+		return error_set(&cr->e, EINVAL, "the image's name holds the relative path '%s', which means another file from another folder; write it from / on",
+				 cr->path);
 	there = stat(cr->path, &st) == 0;
 	if (!there && errno != ENOENT)
 		return error_set_errno(&cr->e, errno, "cannot look at image '%s'", cr->path);
@@ -200,6 +204,23 @@ static int look_at_backing(struct creation *cr)
 	return ret;
 }
 
+/* A data file that is there already is used, and stays whatever happens. */
+static int look_at_data_file(struct creation *cr)
+{
+	struct image_ref ref = { 0 };
+	int ret;
+
+	if (!cr->create.data_file)
+		return 0;
+	ret = image_ref_parse(cr->create.data_file, cr->path, &ref, &cr->e);
+	if (ret < 0)
+		return ret;
+	if (access(ref.path, F_OK) < 0)
+		cr->data_path = strdup(ref.path);
+	image_ref_free(&ref);
+	return 0;
+}
+
 static int co_create(struct reactor *r, void *arg)
 {
 	struct creation *cr = arg;
@@ -217,6 +238,8 @@ static int make_image(struct creation *cr)
 	ret = parse_image_options(cr);
 	if (!ret && opt_given(cr->opt, BACKING))
 		ret = look_at_backing(cr);
+	if (!ret)
+		ret = look_at_data_file(cr);
 	if (!ret)
 		ret = with_reactor(co_create, cr, &cr->e);
 	cr->image_made = !ret;
@@ -266,8 +289,11 @@ static void undo(struct creation *cr)
 		return;            /* it is served: definition and image are needed */
 	if (cr->conf_made)
 		conf_remove(cr->conf.name, &ignored);
-	if (cr->image_made)
+	if (cr->image_made) {
 		unlink(cr->path);
+		if (cr->data_path)
+			unlink(cr->data_path);
+	}
 }
 
 static int create_chain(struct creation *cr)
@@ -337,6 +363,7 @@ int qccreate_main(int argc, char **argv)
 	free(cr.path);
 	free(cr.option_text);
 	free(cr.backing_name);
+	free(cr.data_path);
 	options_free(&opt);
 	return status;
 }

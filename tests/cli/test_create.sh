@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The life of a chain without a device: create, adopt, deactivate, activate, remove; and what is refused on the way.
 . "$(dirname "$0")/../lib.sh"
-need_program qemu-img qemu-io
+need_program qemu-img qemu-io python3
 
 conf=$QCHAIN_ETCDIR/chains
 
@@ -98,7 +98,26 @@ mkdir dir
 refused 1 "qccreate: chain 'no': " qccreate -n no dir
 equal "definitions left" "$(ls "$conf")" ""
 
+refused 1 "holds the relative path 'web.qcow2'" qccreate -n no 'json:{"driver": "qcow2", "file": {"driver": "file", "filename": "web.qcow2"}}'
+status 0 qccreate -n json "json:{\"driver\": \"qcow2\", \"file\": {\"driver\": \"file\", \"filename\": \"$work/web.qcow2\"}}"
+equal "depth" "$(qcs --noheadings -o depth json)" 1
+status 0 qcremove -y json
+
+# An overlay whose header names no format needs to be told, once.
+cp top.qcow2 unnamed.qcow2
+python3 - <<'EOF'
+image = bytearray(open('unnamed.qcow2', 'rb').read())
+at = image.index(bytes.fromhex('e2792aca'))
+image[at:at + 4] = b'\x11\x22\x33\x44'
+open('unnamed.qcow2', 'wb').write(image)
+EOF
+refused 1 "--backing-format" qccreate --device none un unnamed.qcow2
+status 0 qccreate --device none --backing-format qcow2 un unnamed.qcow2
+status 0 qcchange -an un
+status 0 qcchange -ay un
+status 0 qcremove -fy un
+
 # An activation that fails takes back what was made.
-refused 1 "qccreate: chain 'late': " env QCHAIN_RUNDIR=/proc/nowhere qccreate --device none -L 1M late late.qcow2
-[ ! -e late.qcow2 ] || fail "left an image"
+refused 1 "qccreate: chain 'late': " env QCHAIN_RUNDIR=/proc/nowhere qccreate --device none -L 1M -o data_file=late.raw late late.qcow2
+[ ! -e late.qcow2 ] && [ ! -e late.raw ] || fail "left an image"
 equal "definitions left" "$(ls "$conf")" ""
