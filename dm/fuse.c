@@ -53,6 +53,7 @@ struct slot {
 	unsigned char *mem;            /* SLOT_BYTES; payload at mem + LEAD */
 	struct iovec data;             /* of q */
 	/* the reply on the ring */
+	bool queued;
 	struct io_cqe_hook sent;
 	struct iovec reply[2];
 	unsigned char head[REPLY_MAX];
@@ -166,7 +167,7 @@ static ssize_t send_reply(int fd, struct iovec *iov, int count, void *userdata)
 	}
 	s->reply[0] = (struct iovec){ .iov_base = s->head, .iov_len = flat };
 	io_uring_prep_writev(reactor_sqe(f->r, &s->sent), fd, s->reply, n, 0);
-	f->sending = NULL;
+	s->queued = true;
 	return (ssize_t)total;
 }
 
@@ -183,6 +184,7 @@ static void request_done(struct chain_req *q, int res)
 	struct fuse_file *f = s->f;
 
 	f->sending = s;
+	s->queued = false;
 	if (res < 0)
 		fuse_reply_err(s->req, -res);
 	else if (q->opcode == CHAIN_READ)
@@ -191,11 +193,9 @@ static void request_done(struct chain_req *q, int res)
 		fuse_reply_write(s->req, s->data.iov_len);
 	else
 		fuse_reply_err(s->req, 0);
-	if (f->sending) {
-		/* it went out at once, or libfuse found nothing to send */
-		f->sending = NULL;
-		slot_put(s);
-	}
+	f->sending = NULL;
+	if (!s->queued)
+		slot_put(s);           /* it went out at once */
 }
 
 static void submit(fuse_req_t req, enum chain_opcode op, unsigned flags, uint64_t guest_off,

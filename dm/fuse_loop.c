@@ -87,6 +87,7 @@ static void clear_stale_loops(const char *file)
 	struct dirent *de;
 	char node[300];
 
+	/* cppcheck-suppress readdirCalled ; safe on a stream of our own in glibc */
 	while (d && (de = readdir(d))) {
 		if (strncmp(de->d_name, "loop", 4) || !loop_is_ours(de->d_name, file))
 			continue;
