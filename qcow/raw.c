@@ -48,7 +48,8 @@ static int co_run(struct raw *raw, uint64_t guest_off, uint64_t bytes, bool *dat
 
 	if (rc < 0)
 		return rc;
-	if (*len >= bytes) {
+	/* of the last sector the file may hold a part only; the rest reads as zeros */
+	if (*len >= bytes || raw->off + guest_off + *len >= file_size(raw->file)) {
 		*len = bytes;
 	} else if (*data) {
 		*len = sectors_up(*len);

@@ -81,6 +81,8 @@ static int co_create(struct reactor *r, void *arg)
 	uint64_t backing_size = UINT64_MAX;
 	int ret = check_backing(c, &e);
 
+	o->no_backing_check = c->unsafe;
+
 	if (ret == 0 && o->backing_name && !c->unsafe) {
 		ret = co_backing_size(r, c, &backing_size, &e);
 		if (ret < 0)

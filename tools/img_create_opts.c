@@ -34,10 +34,14 @@ void img_create_init(struct img_create *c, enum layer_format format)
 {
 	*c = (struct img_create){
 		.o = {
-			.format = format, .size = UINT64_MAX, .extended_l2 = 0, .cluster_size = 65536,
-			.refcount_bits = 16, .overwrite = true,
+			.format = format, .size = UINT64_MAX, .extended_l2 = -1, .overwrite = true,
 		},
 	};
+	if (format == FORMAT_QCOW2) {
+		c->o.extended_l2 = 0;
+		c->o.cluster_size = 65536;
+		c->o.refcount_bits = 16;
+	}
 }
 
 void img_create_free(struct img_create *c)

@@ -188,9 +188,9 @@ static json_t *co_describe(const struct subject *s, const char *name, uint64_t r
 	json_t *o = json_object(), *snapshots = NULL;
 	int ret = 0;
 
+	put(o, "children", child_tree(s));
 	if (qcow2 && s->hdr.backing_name)
 		put_text(o, "backing-filename-format", s->hdr.backing_format);
-	put(o, "children", child_tree(s));
 	if (qcow2) {
 		snapshots = co_img_snapshots(s->file, &s->hdr, e);
 		if (!snapshots)
@@ -260,7 +260,7 @@ static void print_snapshot(const json_t *s)
 		 sec / 60 % 60, sec % 60, msec);
 	if (json_object_get(s, "icount"))
 		snprintf(icount, sizeof(icount), "%" PRIu64, get_int(s, "icount"));
-	printf("%-7s %-16s %8s %20s %15s %10s\n", get_text(s, "id"), get_text(s, "name"),
+	printf("%-7s %-16s %8s %19s %15s %10s\n", get_text(s, "id"), get_text(s, "name"),
 	       size_human(get_int(s, "vm-state-size"), size, sizeof(size)), date, clock, icount);
 }
 
@@ -271,7 +271,7 @@ static void print_snapshots(const json_t *list)
 
 	if (!list)
 		return;
-	printf("Snapshot list:\n%-7s %-16s %8s %20s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK",
+	printf("Snapshot list:\n%-7s %-16s %8s %19s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK",
 	       "ICOUNT");
 	json_array_foreach(list, i, s)
 		print_snapshot(s);
