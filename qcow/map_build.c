@@ -18,13 +18,15 @@
 #include <string.h>
 
 #include "qcow/map.h"
-#include "qcow/qcow2.h"
+#include "qcow/tables.h"
 
 #define WINDOW        (32ull << 20)
 #define MAX_CELLS     (MAP_SPAN >> MAP_MIN_BITS)
 #define START_BITS    16
 #define MAX_BUILDERS  16
 #define BATCH         256
+#define AHEAD_MAX     16          /* tables being read side by side */
+#define AHEAD_BLOCKS  8           /* of one layer */
 
 static_assert(WINDOW >> START_BITS <= MAX_CELLS, "a window fits at its first unit");
 
@@ -200,6 +202,68 @@ static bool layer_is_empty(const struct layer *l, uint64_t start, uint64_t end)
 	return true;
 }
 
+/* --- reading ahead --- */
+
+struct ahead {
+	struct layer *l;
+	uint64_t guest_off;
+};
+
+static int co_ahead(void *arg)
+{
+	struct ahead a = *(struct ahead *)arg;
+	struct extent x;
+
+	co_layer_extents(a.l, a.guest_off, 512, &x, 1);   /* a failure shows again in the walk */
+	return 0;
+}
+
+/* Is the piece of the L2 table for guest_off one that would have to be read? *next: where the following one begins. */
+static bool block_missing(const struct qcow2 *q, uint64_t guest_off, uint64_t *next)
+{
+	unsigned table_bits = q->cluster_bits + q->l2_bits;
+	uint64_t index = (guest_off & ((1ull << table_bits) - 1)) >> q->cluster_bits;
+	uint64_t span = (uint64_t)(q->t->block_size / q->l2_entry_bytes) << q->cluster_bits;
+	uint64_t l2_off = guest_off >> table_bits < q->l1_size ?
+			  q->l1[guest_off >> table_bits] & QCOW2_L1_OFFSET_MASK : 0;
+
+	*next = (guest_off & ~(span - 1)) + span;
+	return l2_off && !tblock_find(q->t, l2_off + index * q->l2_entry_bytes);
+}
+
+/*
+ * Has the tables of the next `count` layers below (from layer i down) read for what is
+ * still to do, side by side: one after the other a cold chain would wait once a layer.
+ */
+static void co_read_ahead(struct chain_map *m, struct map_builder *b, unsigned i, unsigned count)
+{
+	struct ahead ahead[AHEAD_MAX];
+	unsigned n = 0;
+	uint64_t lo, hi, next;
+	struct co_group g;
+
+	if (!next_todo(b, b->start, &lo, &hi))
+		return;
+	co_group_init(&g, m->r, AHEAD_MAX);
+	for (; count--; i--) {
+		struct layer *l = m->slots[m->order[i]];
+		const struct qcow2 *q = layer_qcow2(l);
+		uint64_t end = min64(hi, layer_size(l));
+		unsigned blocks = 0;
+
+		if (!q || !q->t)
+			continue;
+		for (uint64_t off = lo; off < end && n < AHEAD_MAX && blocks < AHEAD_BLOCKS; off = next)
+			if (block_missing(q, off, &next)) {
+				ahead[n++] = (struct ahead){ l, off };
+				blocks++;
+			}
+	}
+	for (unsigned k = 0; n > 1 && k < n; k++)
+		co_group_start(&g, co_ahead, &ahead[k]);
+	co_group_wait(&g);
+}
+
 static uint64_t extent_word(const struct extent *x, unsigned slot)
 {
 	/* a hole of a writable raw image reads as zeros, but a write has its place there */
@@ -246,6 +310,8 @@ static int co_ask(struct chain_map *m, struct map_builder *b, unsigned i, uint64
 
 static int co_walk(struct chain_map *m, struct map_builder *b)
 {
+	unsigned ahead = 0;
+
 	clear_cells(b);
 	b->restart = false;
 	for (unsigned i = m->depth; i-- > 0;) {
@@ -257,6 +323,14 @@ static int co_walk(struct chain_map *m, struct map_builder *b)
 			fill(b, layer_size(l), b->end, MAP_WORD_ZERO, false);
 		if (layer_is_empty(l, b->start, b->end))
 			continue;
+		if (m->depth - i > ahead) {   /* twice as far each time: the top layers may decide it all */
+			unsigned more = min64(min64(ahead + 1, AHEAD_MAX), i + 1);
+
+			co_read_ahead(m, b, i, more);
+			if (b->restart)
+				return 0;
+			ahead = m->depth - i - 1 + more;
+		}
 		while (next_todo(b, from, &lo, &hi)) {
 			int rc = co_ask(m, b, i, lo, hi);
 
