@@ -254,7 +254,7 @@ static int check_raw(const struct create_opts *o, const char *path, struct error
 
 /* --- the backing file --- */
 
-static int same_file(const char *a, const char *b)
+static bool same_file(const char *a, const char *b)
 {
 	struct stat sa, sb;
 
@@ -473,20 +473,35 @@ static int co_write_image(struct file *f, const struct layout *lo, const uint8_t
 	return rc ? error_set_errno(e, -rc, "cannot write '%s'", file_path(f)) : 0;
 }
 
-static int co_make_data_file(struct reactor *r, const char *image, const struct create_opts *o,
-			     struct target *t, struct error *e)
+static int check_data_file(const char *image, const struct create_opts *o, struct error *e)
 {
 	struct image_ref ref;
 	int rc = image_ref_parse(o->data_file, image, &ref, e);
 
 	if (rc < 0)
 		return rc;
-	if (same_file(ref.path, image))
+	if (!strcmp(ref.path, image) || same_file(ref.path, image))
 		rc = error_set(e, EINVAL, "cannot create '%s': it would be its own data file", image);
+	image_ref_free(&ref);
+	return rc;
+}
+
+/* A data file that is there already is kept, and only made longer. */
+static int co_make_data_file(struct reactor *r, const char *image, const struct create_opts *o,
+			     struct target *t, struct error *e)
+{
+	uint64_t mask = (o->cluster_size >> (o->extended_l2 ? 5 : 0)) - 1, end = o->size;
+	struct image_ref ref;
+	int rc = image_ref_parse(o->data_file, image, &ref, e);
+
+	if (rc < 0)
+		return rc;
+	rc = co_open_target(r, ref.path, false, true, t, e);
+	/* with tables for them, whole subclusters */
+	if (o->preallocation != PREALLOC_OFF)
+		end = (end + mask) & ~mask;
 	if (!rc)
-		rc = co_open_target(r, ref.path, false, true, t, e);
-	if (!rc)
-		rc = co_extend(t->f, 0, o->size, t->made ? o->preallocation : PREALLOC_OFF, e);
+		rc = co_extend(t->f, 0, end, t->made ? o->preallocation : PREALLOC_OFF, e);
 	image_ref_free(&ref);
 	return rc;
 }
@@ -522,6 +537,8 @@ static int co_create_qcow2(struct reactor *r, const char *path, const struct cre
 	if (rc < 0)
 		error_prefix(e, "cannot create '%s'", path);
 	else
+		rc = o->data_file ? check_data_file(path, o, e) : 0;
+	if (!rc)
 		rc = co_open_target(r, path, o->overwrite, false, &image, e);
 	if (!rc && o->data_file)
 		rc = co_make_data_file(r, path, o, &data, e);

@@ -288,7 +288,8 @@ static int metadata_chunk(struct layout *lo, uint64_t guest, uint64_t *bytes)
 	}
 	if (done < want)
 		*bytes = done << lo->cluster_bits;
-	lo->data_end = (first << lo->cluster_bits) + *bytes;
+	/* like QEMU's, the file ends with a whole subcluster */
+	lo->data_end = (first << lo->cluster_bits) + div_up(*bytes, lo->unit) * lo->unit;
 	return 0;
 }
 
@@ -356,7 +357,7 @@ static int place_all(struct layout *lo, const struct qcow2_disk_header *h, enum 
 		return -ENOMEM;
 	if (lo->l1_size)
 		rc = alloc(lo, div_up(lo->l1_size * 8, cluster_size(lo)), &lo->l1_at);
-	if (rc < 0 || !h->size || prealloc == PREALLOC_OFF)
+	if (rc < 0 || prealloc == PREALLOC_OFF)
 		return rc;
 	if (lo->external || prealloc == PREALLOC_METADATA)
 		return prealloc_metadata(lo, h->size);
@@ -373,6 +374,7 @@ int layout_init(struct layout *lo, const struct qcow2_disk_header *h, enum preal
 	lo->cluster_bits = h->cluster_bits;
 	lo->refcount_order = h->refcount_order;
 	lo->refs_per_block = (cluster_size(lo) * 8) >> h->refcount_order;
+	lo->unit = cluster_size(lo) >> (extended ? 5 : 0);
 	lo->l2_entry_bytes = extended ? 16 : 8;
 	lo->l2_bits = h->cluster_bits - (extended ? 4 : 3);
 	slice_bytes = cluster_size(lo) < MAX_SLICE_BYTES ? (uint32_t)cluster_size(lo) : MAX_SLICE_BYTES;

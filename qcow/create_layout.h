@@ -20,6 +20,7 @@ struct layout_run {
 struct layout {
 	/* set by layout_init() */
 	unsigned cluster_bits, refcount_order, l2_bits, l2_entry_bytes;
+	uint64_t unit;                 /* bytes of a subcluster, or cluster */
 	uint64_t refs_per_block;       /* clusters that one refcount block describes */
 	uint64_t slice;                /* L2 entries that QEMU's allocator handles in one go */
 	bool external;                 /* guest data are in another file, at their guest offset */
