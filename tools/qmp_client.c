@@ -15,6 +15,7 @@
 #include "tools/json_split.h"
 #include "tools/json_util.h"
 #include "tools/paths.h"
+#include "tools/rundir.h"
 
 struct qmp_peer {
 	int fd;
@@ -146,6 +147,9 @@ int qmp_connect(const char *chain, struct qmp_peer **out, struct error *e)
 	if (p->fd < 0 || connect(p->fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
 		err = errno;
 		qmp_disconnect(p);
+		if ((err == ENOENT || err == ECONNREFUSED) && rundir_owner(chain))
+			return error_set(e, EAGAIN, "its daemon (process %d) is starting or ending; try again",
+					 (int)rundir_owner(chain));
 		if (err == ENOENT || err == ECONNREFUSED)
 			return error_set(e, ENOTCONN, "it is not active; activate it with 'qcchange -ay %s'", chain);
 		return error_set_errno(e, err, "cannot connect to '%s'", addr.sun_path);

@@ -13,7 +13,7 @@
 
 struct qmp_peer;
 
-/* Connects to the chain's daemon and negotiates. -ENOTCONN if none serves it. */
+/* Connects to the chain's daemon and negotiates. -ENOTCONN if none serves it, -EAGAIN if it is not up yet. */
 int qmp_connect(const char *chain, struct qmp_peer **out, struct error *e);
 void qmp_disconnect(struct qmp_peer *p);
 /*

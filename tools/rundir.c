@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,8 +21,8 @@ static pid_t pid_read(int fd)
 }
 
 /*
- * Everything in the folder but the pid file is a left-over once we hold the lock. The
- * mount point of a FUSE file whose server died is detached first.
+ * Everything in the folder but the pid file is a left-over once we hold the lock. A mount
+ * stays: the device's maker must see it to find the loop device above it (dm/fuse_loop.c).
  */
 static void leftovers_remove(const struct rundir *d)
 {
@@ -34,14 +33,11 @@ static void leftovers_remove(const struct rundir *d)
 		return;
 	while ((entry = readdir(dir))) {
 		char path[PATH_MAX + 260];
-		struct stat st;
 
 		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") ||
 		    !strcmp(entry->d_name, "pid"))
 			continue;
 		snprintf(path, sizeof(path), "%s/%s", d->path, entry->d_name);
-		if (lstat(path, &st) < 0 ? errno == ENOTCONN : !S_ISSOCK(st.st_mode))
-			umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW);
 		if (unlink(path) < 0 && (errno == EISDIR || errno == EPERM))
 			rmdir(path);
 	}
