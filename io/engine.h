@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * engine.h - private to io/: what an engine (uring, aio, later sim) does for the reactor.
+ * engine.h - private to io/: what an engine (uring, aio, sim) does for the reactor.
  *
  * An engine starts requests, waits for all that can happen, and calls hooks.
  *
@@ -65,11 +65,13 @@ struct engine {
 	int (*close)(struct reactor *r, int fd);
 	int (*truncate)(struct reactor *r, int fd, uint64_t len);   /* when opened; later it is a request */
 	off_t (*seek)(struct reactor *r, int fd, off_t off, int whence);
+	uint64_t (*now)(struct reactor *r);                     /* NULL: CLOCK_MONOTONIC */
 	/* Helper-thread calls run in place, for an engine that must be deterministic. */
 	bool no_threads;
 };
 
 extern const struct engine engine_uring;
 extern const struct engine engine_aio;
+extern const struct engine engine_sim;
 
 #endif

@@ -26,13 +26,17 @@ struct reactor;
 struct io_uring;
 struct io_uring_sqe;
 
-enum engine_kind { ENGINE_URING, ENGINE_AIO };
+struct sim_disk;
+
+/* ENGINE_SIM is for tests (sim.h) and has no name that engine_parse() knows. */
+enum engine_kind { ENGINE_URING, ENGINE_AIO, ENGINE_SIM };
 
 struct reactor_config {
 	enum engine_kind engine;
 	unsigned depth;         /* I/O operations in flight the engine is sized for; 0 = 1024 */
 	bool sqe128;            /* ublk control commands want 128-byte SQEs on their own ring;
 	                           the data ring never needs this: leave false */
+	struct sim_disk *sim;   /* ENGINE_SIM: its disk */
 };
 
 /*
