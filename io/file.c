@@ -157,6 +157,7 @@ int file_open(struct reactor *r, const char *path, const struct file_opts *o, st
 	f->r = r;
 	f->writable = o->writable;
 	f->no_lock = o->no_lock;
+	f->no_flush = o->cache == FILE_CACHE_UNSAFE;
 	f->share_write = o->share_write;
 	list_init(&f->changes);
 	rangelock_init(&f->excl);

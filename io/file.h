@@ -25,6 +25,7 @@ struct file;
 enum file_cache {
 	FILE_CACHE_NONE,       /* O_DIRECT; falls back to buffered where the file system has none */
 	FILE_CACHE_WRITEBACK,  /* host page cache; flush still makes durable */
+	FILE_CACHE_UNSAFE,     /* host page cache; flush does nothing: for files that a crash may cost (qcimg convert) */
 };
 
 struct file_opts {

@@ -422,7 +422,10 @@ static void submit_discard(struct file *f, struct io_op *op)
 static void submit_other(struct file *f, struct io_op *op)
 {
 	if (op->opcode == IO_FLUSH) {
-		op_issue(op);
+		if (f->no_flush)
+			op_done_later(op, 0);
+		else
+			op_issue(op);
 	} else if (op->off > INT64_MAX || op->len > INT64_MAX - op->off) {
 		op_done_later(op, -EFBIG);
 	} else if (!op->len) {

@@ -28,6 +28,7 @@ struct file {
 	bool direct;
 	bool is_block;
 	bool no_lock, share_write;
+	bool no_flush;             /* FILE_CACHE_UNSAFE */
 	uint32_t align;            /* of offsets and lengths; 1 if buffered */
 	uint32_t mem_align;        /* of buffers; 1 if buffered */
 	uint32_t block_size;       /* block device: its logical block; else 1 */

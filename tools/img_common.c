@@ -158,7 +158,7 @@ bool img_parse_cache(const char *what, const char *s, struct img_cache *out)
 		{ "directsync", { FILE_CACHE_NONE, true, false } },
 		{ "writeback", { FILE_CACHE_WRITEBACK, false, false } },
 		{ "writethrough", { FILE_CACHE_WRITEBACK, true, false } },
-		{ "unsafe", { FILE_CACHE_WRITEBACK, false, true } },
+		{ "unsafe", { FILE_CACHE_UNSAFE, false, true } },
 	};
 
 	for (unsigned i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {

@@ -6,6 +6,7 @@
  * read at once; they are started in order, so the smallest offset that any of
  * them reports is the first difference.
  */
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -21,7 +22,7 @@
 #define EXIT_STATUS 3
 #define EXIT_READ 4
 
-#define PIECE (1u << 20)
+#define PIECE (256u << 10)            /* two fit in a core's cache while they are compared */
 #define PIECES 8u
 #define SECTOR 512u
 
@@ -34,6 +35,7 @@ struct compare {
 	struct reactor *r;
 	struct chain *chain[2];
 	struct co_group group;
+	struct bufpool *bufs;          /* of PIECE bytes: two for each piece in flight */
 	uint64_t found_at;             /* of the first thing to report; UINT64_MAX: nothing yet */
 	int found;                     /* exit status it means */
 	char what[256];                /* and what to say */
@@ -97,16 +99,18 @@ static int co_piece(void *arg)
 	for (unsigned i = 0; i < 2 && ret == 0; i++) {
 		if (p->zero[i])
 			continue;
-		buf[i] = buf_alloc(PIECE);
-		ret = buf[i] ? co_chain_read(p->c->chain[i], p->off, buf[i], p->len) : -ENOMEM;
+		buf[i] = bufpool_tryget(p->c->bufs);
+		assert(buf[i]);
+		ret = co_chain_read(p->c->chain[i], p->off, buf[i], p->len);
 		if (ret < 0)
 			found(p->c, p->off, EXIT_READ, "Error while reading offset %" PRIu64 " of %s: %s", p->off,
 			      p->c->src[i].name, strerror(-ret));
 	}
 	if (ret == 0)
 		compare_buffers(p, buf[0], buf[1]);
-	buf_free(buf[0]);
-	buf_free(buf[1]);
+	for (unsigned i = 0; i < 2; i++)
+		if (buf[i])
+			bufpool_put(p->c->bufs, buf[i]);
 	free(p);
 	return 0;
 }
@@ -212,6 +216,11 @@ static int co_compare_open(struct compare *c)
 	}
 	img_progress_start(&c->progress, c->show_progress && !c->common.quiet);
 	c->found_at = UINT64_MAX;
+	c->bufs = bufpool_new(PIECE, 2 * PIECES);
+	if (!c->bufs) {
+		img_fail("Out of memory");
+		return EXIT_READ;
+	}
 	co_group_init(&c->group, c->r, PIECES);
 	co_common_part(c, common, size[longer]);
 	co_group_wait(&c->group);
@@ -220,6 +229,7 @@ static int co_compare_open(struct compare *c)
 		co_longer_part(c, common, longer);
 		co_group_wait(&c->group);
 	}
+	bufpool_free(c->bufs);
 	if (nothing_found(c))
 		say(c, "Images are identical.");
 	else if (c->found == EXIT_DIFFERENT)

@@ -371,7 +371,7 @@ int img_convert(const struct img_cmd *cmd, int argc, char **argv)
 	};
 	struct convert cv = {
 		.common = { .cmd = cmd }, .src.cache.mode = FILE_CACHE_WRITEBACK,
-		.target.cache = { .mode = FILE_CACHE_WRITEBACK, .unsafe = true },
+		.target.cache = { .mode = FILE_CACHE_UNSAFE, .unsafe = true },
 		.sparse = SPARSE_DEFAULT, .parallel = 8,
 	};
 	int c;

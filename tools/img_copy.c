@@ -17,7 +17,7 @@
 #include "io/buf.h"
 #include "tools/img_convert.h"
 
-#define PIECE (1u << 20)
+#define PIECE (512u << 10)
 #define SPAN_MAX 512u                  /* writes of one piece; longer pieces end early */
 #define OFFLOAD_PIECE (16u << 20)
 #define SECTOR 512u
