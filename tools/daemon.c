@@ -139,18 +139,18 @@ static void detach(struct daemon *d)
 
 static void say_ready(struct daemon *d)
 {
-	char bytes[32];
+	unsigned depth = chain_depth(d->chain);
+	char what[96];
 
-	snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)chain_size(d->chain));
+	snprintf(what, sizeof(what), "%u %s, %llu bytes", depth, depth == 1 ? "layer" : "layers",
+		 (unsigned long long)chain_size(d->chain));
 	detach(d);
 	process_notify("READY=1");
 	if (d->device)
-		log_info("chain '%s' (%u layers, %s bytes) is %s (%s, %s)", d->o->conf.name,
-			 chain_depth(d->chain), bytes, device_path(d->device),
+		log_info("chain '%s' (%s) is %s (%s, %s)", d->o->conf.name, what, device_path(d->device),
 			 device_kind_name(device_kind(d->device)), device_node(d->device));
 	else
-		log_info("chain '%s' (%u layers, %s bytes) is served without a device", d->o->conf.name,
-			 chain_depth(d->chain), bytes);
+		log_info("chain '%s' (%s) is served without a device", d->o->conf.name, what);
 }
 
 /* --- the end --- */
