@@ -166,7 +166,7 @@ class Bench:
             got = self.peer_fuse(image, mount, lambda: self.fio(ours))
         finally:
             call(os.path.join(BIN, "qcchange"), "-an", "bench", env=env)
-            call(os.path.join(BIN, "qcremove"), "bench", env=env)
+            call(os.path.join(BIN, "qcremove"), "--yes", "bench", env=env)
         if got:
             self.add(what, "IOPS", got["qchain"], got["peer"], "qemu-storage-daemon, fuse export on loop")
 

@@ -61,9 +61,9 @@ qcchange -an web
 nothing_left
 qcchange -ay web
 equal "content after a restart" "$(sha /dev/qchain0)" "$(cat want.sha)"
-qcremove web 2>/dev/null && fail "an active chain was removed" || true
+qcremove --yes web 2>/dev/null && fail "an active chain was removed" || true
 qcchange -an web
-qcremove web
+qcremove --yes web
 
 echo "4. an overlay takes a file system, files and fio's verify"
 qccreate -b D.qcow2 top E.qcow2
@@ -109,6 +109,6 @@ cat /tmp/err
 [ -b /dev/qchain0 ] || fail "the refused stop took the device"
 umount /mnt/e
 qcchange -an top
-qcremove top
+qcremove --yes top
 nothing_left
 no_io_errors
