@@ -114,6 +114,9 @@ class Chain:
                 cmds.append(f"discard {off} {length}")
         # qemu-io refuses to compress over what is allocated: then that command did nothing
         self.qemu_io(path, fmt, cmds, ok=(0, 1))
+        if fmt == "qcow2":   # and may leave a wrong flag behind: then it is QEMU that sets it right
+            self.sh("qemu-img", "check", "-q", "-r", "all", "-f", fmt, path, ok=(0, 2, 3))
+            self.sh("qemu-img", "check", "-q", "-f", fmt, path)
 
     def qemu_io(self, path, fmt, cmds, **kw):
         argv = ["qemu-io", "-f", fmt, "-d", "unmap"]
