@@ -31,7 +31,7 @@ nothing_left()
 	! ls /dev/ublkb* /dev/ublkc* 2>/dev/null || fail "ublk devices are left"
 	! ls -d /sys/block/ublkb* /sys/block/dm-* 2>/dev/null || fail "block devices are left"
 	! ls /dev/qchain[0-9]* /dev/qchain/* 2>/dev/null || fail "links are left"
-	! pidof qchaind || fail "a daemon is left"
+	wait_for "end of the daemon" 10 eval "! pidof qchaind"
 	! grep -E 'qchain' /proc/mounts || fail "a mount is left"
 	[ ! -e /run/qchain/web/qmp.sock ] || fail "a socket is left"
 }
