@@ -73,10 +73,10 @@ mkdir /mnt/e
 mount /dev/qchain0 /mnt/e
 cp -r /usr/bin /mnt/e/bin
 (cd /mnt/e && find bin -type f | sort | xargs sha256sum) >/tmp/want
-fio --name=direct --filename=/mnt/e/fio1 --size=24m --rw=randrw --bsrange=512-64k --bs_unaligned=0 \
+fio --eta=never --name=direct --filename=/mnt/e/fio1 --size=24m --rw=randrw --bsrange=512-64k --bs_unaligned=0 \
 	--direct=1 --ioengine=libaio --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 \
 	--randseed=7 --output=/tmp/fio.out || fail "fio verify (direct): $(cat /tmp/fio.out)"
-fio --name=sync --filename=/mnt/e/fio2 --size=16m --rw=randwrite --bsrange=1k-128k --fsync=16 \
+fio --eta=never --name=sync --filename=/mnt/e/fio2 --size=16m --rw=randwrite --bsrange=1k-128k --fsync=16 \
 	--ioengine=psync --verify=crc32c --verify_fatal=1 --do_verify=1 \
 	--randseed=8 --output=/tmp/fio.out || fail "fio verify (sync): $(cat /tmp/fio.out)"
 sync
