@@ -431,6 +431,16 @@ static void commit_bytes(struct sim_disk *d, const struct change *c, uint64_t of
 
 /* --- carrying out --- */
 
+/* How much of a transfer is done at once; it stops short at the end of a sector only. */
+static size_t moved(struct sim_disk *d, uint64_t off, size_t len)
+{
+	size_t part = len;
+
+	if (len > SECTOR && chance(d, d->faults.partial))
+		part = sector_up(off + 1 + below(d, len - 1)) - off;
+	return part < len ? part : len;
+}
+
 static int do_read(struct sim_disk *d, const struct pending *p)
 {
 	const struct engine_req *rq = &p->rq;
@@ -444,8 +454,7 @@ static int do_read(struct sim_disk *d, const struct pending *p)
 		return 0;
 	if (len > size - rq->off)
 		len = size - rq->off;
-	if (len > SECTOR && chance(d, d->faults.partial))
-		len = sector_up(1 + below(d, len - 1));
+	len = moved(d, rq->off, len);
 	buf = need(malloc(len));
 	read_real(p->f, rq->off, buf, len);
 	iov_from_buf(rq->iov, rq->nr_iov, 0, buf, len);
@@ -483,8 +492,7 @@ static int do_write(struct sim_disk *d, const struct pending *p)
 		return write_fails(d, p, len, -EIO);
 	if (rq->off + len > real_size(p->f) && chance(d, d->faults.enospc))
 		return write_fails(d, p, len, -ENOSPC);
-	if (len > SECTOR && chance(d, d->faults.partial))
-		len = sector_up(1 + below(d, len - SECTOR));
+	len = moved(d, rq->off, len);
 	change_bytes(d, p->f, &c, rq->off, len, rq->iov, rq->nr_iov, 0);
 	commit_bytes(d, &c, rq->off, len, rq->rw_flags & RWF_DSYNC);
 	return (int)len;

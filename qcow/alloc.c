@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "io/buf.h"
+#include "qcow/plant.h"
 #include "qcow/tables.h"
 
 /* --- L1 and L2 entries --- */
@@ -185,6 +186,8 @@ static int co_alloc_run(struct qcow2 *q, uint64_t guest_off, const struct l2_slo
 /* What the private words of an allocation hold. */
 enum { PRIV_BLOCK, PRIV_SLOT, PRIV_KIND, PRIV_CLUSTERS };
 
+static void link_clusters(struct qcow2 *q, struct layer_alloc *a, uint64_t off, uint64_t end);
+
 int co_qcow2_alloc(struct qcow2 *q, uint64_t guest_off, uint64_t bytes, struct layer_alloc *a)
 {
 	struct qcow2_tables *t = q->t;
@@ -224,6 +227,8 @@ int co_qcow2_alloc(struct qcow2 *q, uint64_t guest_off, uint64_t bytes, struct l
 	a->priv[PRIV_SLOT] = s.slot;
 	a->priv[PRIV_KIND] = kind;
 	a->priv[PRIV_CLUSTERS] = nr;
+	if (PLANTED(LINK_BEFORE_COPY) && kind == ALLOC_NEW)
+		link_clusters(q, a, base, base + a->bytes);
 	return 0;
 }
 
@@ -270,14 +275,26 @@ static void link_cluster(struct qcow2 *q, struct layer_alloc *a, uint64_t i, uin
 		r = l2_classify(q, base, entry, bitmap, &type, &why);
 		assert(!r);
 		l2_entry_free(q, entry, type);
+	} else {
+		/* Nobody takes a cluster away while it is being written to: the range is held. */
+		assert(q->external_data || (entry & QCOW2_L2_OFFSET_MASK) == host);
 	}
 	l2_entry_set(q, b, slot, host | QCOW2_COPIED,
 		     q->extended_l2 ? (uint64_t)zero << 32 | alloc : 0);
 }
 
+static void link_clusters(struct qcow2 *q, struct layer_alloc *a, uint64_t off, uint64_t end)
+{
+	uint64_t i;
+
+	for (i = (off - a->guest_off) >> q->cluster_bits;
+	     i < (end - a->guest_off + cluster_mask(q)) >> q->cluster_bits; i++)
+		link_cluster(q, a, i, off, end);
+}
+
 int co_qcow2_link(struct qcow2 *q, struct layer_alloc *a, uint64_t data_off, uint64_t data_bytes)
 {
-	uint64_t end = data_off + data_bytes, first, last, i;
+	uint64_t end = data_off + data_bytes, first, last;
 
 	assert(data_bytes > 0 && data_off >= a->guest_off && end <= a->guest_off + a->bytes);
 	assert(data_off % a->unit == 0);
@@ -287,8 +304,8 @@ int co_qcow2_link(struct qcow2 *q, struct layer_alloc *a, uint64_t data_off, uin
 	}
 	first = (data_off - a->guest_off) >> q->cluster_bits;
 	last = (end - a->guest_off + cluster_mask(q)) >> q->cluster_bits;
-	for (i = first; i < last; i++)
-		link_cluster(q, a, i, data_off, end);
+	if (!(PLANTED(LINK_BEFORE_COPY) && a->priv[PRIV_KIND] == ALLOC_NEW))
+		link_clusters(q, a, data_off, end);
 	tblock_unpin((struct tblock *)(uintptr_t)a->priv[PRIV_BLOCK]);
 	if (kind_is_new(a->priv[PRIV_KIND])) {
 		if (last < a->priv[PRIV_CLUSTERS])

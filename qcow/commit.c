@@ -35,6 +35,7 @@
 
 #include "io/buf.h"
 #include "io/log.h"
+#include "qcow/plant.h"
 #include "qcow/tables.h"
 
 #define WRITES_AT_ONCE 16u
@@ -95,7 +96,10 @@ void clusters_drop(struct qcow2_tables *t, uint64_t cluster, uint64_t nr)
 
 void clusters_free_later(struct qcow2_tables *t, uint64_t cluster, uint64_t nr)
 {
-	free_list_add(&t->frees_now, cluster, nr);
+	if (PLANTED(FREE_BEFORE_UNLINK))
+		clusters_drop(t, cluster, nr);
+	else
+		free_list_add(&t->frees_now, cluster, nr);
 }
 
 /* --- copies of what is dirty --- */
@@ -304,7 +308,7 @@ static int co_commit_write(struct qcow2_tables *t, struct commit *c)
 		if (!r)
 			r = co_clones_write(t, &c->reft);
 	}
-	if (!r)
+	if (!r && !(PLANTED(SKIP_BARRIER) && c->links.nr))
 		r = co_barrier(q, true);
 	if (!r && c->links.nr) {
 		r = co_clones_write(t, &c->links);

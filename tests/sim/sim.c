@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * sim.c - the simulator: chains on a disk that crashes, from one seed each.
+ *
+ *	sim [--seeds N] [--minutes M] [--seed S] [--lives L] [--plant BUG] [--verbose] [--keep]
+ *
+ *	--seeds N     how many seeds (default 1 with --seed, else as many as fit the time)
+ *	--minutes M   stop after so many minutes (default 1; a fraction will do)
+ *	--seed S      the first seed (default: drawn anew, and printed)
+ *	--lives L     lives of each chain (default 12)
+ *	--plant BUG   makes the code under test wrong on purpose: skip_barrier, free_before_unlink,
+ *	              link_before_copy
+ *	--verbose     tells what happens
+ *	--keep        leaves the images of a seed that failed
+ *
+ * A seed decides the images, the requests, the order of completions, the faults
+ * and what crashes leave. One that fails is printed with the command that runs it
+ * again. Exit status: 0 nothing found, 1 a seed failed, 2 bad usage.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "qcow/plant.h"
+#include "world.h"
+
+#define LIFE_SECONDS 120       /* of real time, after which a life counts as hung */
+#define QEMU_EVERY 20          /* lives */
+
+static struct {
+	uint64_t seeds, first;
+	bool have_first;
+	double minutes;
+	unsigned lives;
+	const char *plant;
+	bool verbose, keep;
+} opt = { .minutes = 1, .lives = 12 };
+
+static struct world *w;
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/* --- children --- */
+
+/* 0: as it should be; 1: w->failure says what is wrong. */
+static int finish(pid_t pid, const char *what)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return -1;
+	if (WIFEXITED(status) && WEXITSTATUS(status) <= 1)
+		return WEXITSTATUS(status);
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
+		snprintf(w->failure, sizeof(w->failure), "%s did not end in %u seconds", what, LIFE_SECONDS);
+	else if (WIFSIGNALED(status))
+		snprintf(w->failure, sizeof(w->failure), "%s died: %s", what, strsignal(WTERMSIG(status)));
+	else
+		snprintf(w->failure, sizeof(w->failure), "%s ended with status %d", what, WEXITSTATUS(status));
+	return 1;
+}
+
+static int run_life(enum life_kind kind)
+{
+	pid_t pid;
+
+	w->life++;
+	fflush(stdout);
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (!pid) {
+		alarm(LIFE_SECONDS);
+		life_run(w, kind);
+	}
+	return finish(pid, "a life");
+}
+
+/* Runs a program in the seed's folder; its exit status. Its output goes to `log`. */
+static int run_tool(const char *const argv[])
+{
+	int status, fd;
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		fd = open("/dev/null", O_RDWR);
+		if (chdir(w->dir) < 0 || fd < 0)
+			_exit(126);
+		dup2(fd, 0);
+		fd = open("log", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+		dup2(fd, 1);
+		dup2(fd, 2);
+		execvp(argv[0], (char *const *)argv);
+		_exit(127);
+	}
+	while (waitpid(pid, &status, 0) < 0)
+		;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+}
+
+static void show_log(void)
+{
+	char path[192], line[512];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/log", w->dir);
+	f = fopen(path, "r");
+	for (int i = 0; f && i < 20 && fgets(line, sizeof(line), f); i++)
+		printf("  %s", line);
+	if (f)
+		fclose(f);
+}
+
+/* --- images --- */
+
+static void choose_qcow2(struct world_layer *l, struct create_opts *o)
+{
+	static const unsigned bits[] = { 9, 10, 11, 12, 12, 13, 14, 14, 15, 16, 16, 16, 17 };
+
+	o->cluster_size = 1u << bits[world_below(w, sizeof(bits) / sizeof(bits[0]))];
+	o->version = world_below(w, 7) ? 3 : 2;
+	if (o->version == 2)
+		return;
+	if (o->cluster_size >= 16384)
+		o->extended_l2 = world_below(w, 5) < 3;
+	if (!world_below(w, 3))
+		o->refcount_bits = 1u << world_below(w, 7);
+	o->lazy_refcounts = !world_below(w, 8);
+	if (!world_below(w, 8)) {
+		snprintf(l->data_file, sizeof(l->data_file), "data%u.raw", w->depth);
+		o->data_file_raw = !w->depth && world_below(w, 2);
+	}
+}
+
+/* A new layer on top; its size may differ from that of what is below. */
+static int add_layer(void)
+{
+	struct world_layer *l = &w->layers[w->depth];
+	struct oracle *o = &w->oracle;
+	uint64_t size = o->size;
+
+	memset(l, 0, sizeof(*l));
+	l->o.format = !w->depth && !world_below(w, 4) ? FORMAT_RAW : FORMAT_QCOW2;
+	snprintf(l->name, sizeof(l->name), "layer%u.%s", w->depth, layer_format_name(l->o.format));
+	if (l->o.format == FORMAT_QCOW2)
+		choose_qcow2(l, &l->o);
+	if (!w->depth || !world_below(w, 4)) {
+		size = 1ull << (15 + world_below(w, 8));
+		if (world_below(w, 2))
+			size += 512 * world_below(w, 300);
+		while (size > (uint64_t)l->o.cluster_size * 256 && l->o.cluster_size)
+			size /= 2;
+		size &= ~511ull;
+	}
+	l->o.size = size;
+	oracle_resize(o, size);
+	w->depth++;
+	w->leak_bound = 0;
+	w->crashed = false;
+	if (w->verbose)
+		printf("  layer %s: %" PRIu64 " bytes, clusters of %u, version %d%s%s, refcount_bits %u%s%s\n",
+		       l->name, size, l->o.cluster_size, l->o.version, l->o.extended_l2 ? ", extended L2" : "",
+		       l->data_file[0] ? ", data file" : "", l->o.refcount_bits,
+		       l->o.lazy_refcounts ? ", lazy refcounts" : "", l->o.data_file_raw ? ", raw" : "");
+	return run_life(LIFE_CREATE);
+}
+
+/* --- QEMU as judge --- */
+
+static int write_expected(void)
+{
+	char path[192];
+	FILE *f;
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/expected.raw", w->dir);
+	f = fopen(path, "w");
+	if (!f)
+		return -errno;
+	rc = fwrite(w->oracle.base, 1, w->oracle.size, f) == w->oracle.size ? 0 : -EIO;
+	if (fclose(f) != 0)
+		rc = -EIO;
+	return rc;
+}
+
+/* After a life that compared everything: the images as they are must please QEMU too. */
+static int ask_qemu(void)
+{
+	struct world_layer *top = &w->layers[w->depth - 1];
+	const char *format = layer_format_name(top->o.format);
+	const char *check[] = { "qemu-img", "check", "-f", "qcow2", top->name, NULL };
+	const char *compare[] = { "qemu-img", "compare", "-f", format, "-F", "raw", top->name,
+				  "expected.raw", NULL };
+	int rc;
+
+	w->qemu_checks++;
+	if (top->o.format == FORMAT_QCOW2) {
+		rc = run_tool(check);
+		if (rc != 0 && rc != 3 && !top->o.lazy_refcounts) {
+			show_log();
+			snprintf(w->failure, sizeof(w->failure), "qemu-img check of '%s': status %d", top->name, rc);
+			return 1;
+		}
+	}
+	rc = write_expected();
+	if (!rc)
+		rc = run_tool(compare);
+	if (!rc)
+		return 0;
+	show_log();
+	snprintf(w->failure, sizeof(w->failure), "qemu-img compare of '%s' with what was read: status %d",
+		 top->name, rc);
+	return 1;
+}
+
+/* --- a seed --- */
+
+static int run_lives(void)
+{
+	int rc = add_layer();
+
+	for (unsigned i = 0; !rc && i < opt.lives; i++) {
+		bool look;
+
+		w->lives++;
+		rc = run_life(LIFE_WORK);
+		if (rc)
+			break;
+		if (w->verbose)
+			printf("  life %u: %s%s, %u changes\n", w->life, w->crashed ? "crashed" : "closed",
+			       w->faulty ? ", with faults" : "", w->oracle.nr_ops);
+		look = !world_below(w, 4);
+		if (look)
+			rc = run_life(LIFE_LOOK);
+		if (!rc && look && !world_below(w, QEMU_EVERY / 4))
+			rc = ask_qemu();
+		if (!rc && look && w->depth < WORLD_LAYERS && world_below(w, 2))
+			rc = add_layer();
+	}
+	return rc;
+}
+
+static int make_folder(void)
+{
+	const char *top = getenv("TMPDIR");
+	struct stat st;
+
+	if (!top)
+		top = stat("/dev/shm", &st) == 0 && S_ISDIR(st.st_mode) ? "/dev/shm" : "/var/tmp";
+	snprintf(w->dir, sizeof(w->dir), "%s/qchain-sim-XXXXXX", top);
+	return mkdtemp(w->dir) ? 0 : -errno;
+}
+
+static void remove_folder(void)
+{
+	char path[192];
+
+	for (unsigned i = 0; i < WORLD_LAYERS; i++) {
+		const char *names[] = { w->layers[i].name, w->layers[i].data_file, "log", "expected.raw" };
+
+		for (unsigned k = 0; k < 4; k++) {
+			snprintf(path, sizeof(path), "%s/%s", w->dir, names[k]);
+			if (names[k][0])
+				unlink(path);
+		}
+	}
+	rmdir(w->dir);
+}
+
+static int run_seed(uint64_t seed)
+{
+	int rc;
+
+	w->seed = seed;
+	w->rng = seed ^ 0x5851f42d4c957f2du;
+	w->life = 0;
+	w->depth = 0;
+	w->verbose = opt.verbose;
+	w->oracle.size = 0;
+	w->oracle.nr_ops = 0;
+	w->oracle.last_id = 0;
+	w->failure[0] = 0;
+	memset(w->layers, 0, sizeof(w->layers));
+	memset(w->oracle.base, 0, sizeof(w->oracle.base));
+	rc = make_folder();
+	if (rc < 0) {
+		fprintf(stderr, "sim: cannot make a folder '%s': %s\n", w->dir, strerror(-rc));
+		return rc;
+	}
+	if (opt.verbose)
+		printf("seed %" PRIu64 "\n", seed);
+	rc = run_lives();
+	if (rc) {
+		printf("FAILED: seed %" PRIu64 ", life %u of '%s' (%u layers): %s\n", seed, w->life,
+		       w->layers[w->depth - 1].name, w->depth, w->failure);
+		printf("  again with: tests/sim/run --seed %" PRIu64 " --lives %u%s%s --verbose\n", seed,
+		       opt.lives, opt.plant ? " --plant " : "", opt.plant ? opt.plant : "");
+	}
+	if (!rc || !opt.keep)
+		remove_folder();
+	else
+		printf("  images: %s\n", w->dir);
+	return rc;
+}
+
+/* --- main --- */
+
+static int usage(void)
+{
+	fprintf(stderr, "usage: sim [--seeds N] [--minutes M] [--seed S] [--lives L] [--plant BUG] [--verbose] [--keep]\n");
+	return 2;
+}
+
+static int parse(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "seeds", required_argument, NULL, 'n' }, { "minutes", required_argument, NULL, 'm' },
+		{ "seed", required_argument, NULL, 's' }, { "lives", required_argument, NULL, 'l' },
+		{ "plant", required_argument, NULL, 'p' }, { "verbose", no_argument, NULL, 'v' },
+		{ "keep", no_argument, NULL, 'k' }, { 0 },
+	};
+	char *end = NULL;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+		const char *arg = optarg ? optarg : "0";
+
+		errno = 0;
+		end = NULL;
+		if (c == 'n')
+			opt.seeds = strtoull(arg, &end, 10);
+		else if (c == 'm')
+			opt.minutes = strtod(arg, &end);
+		else if (c == 's')
+			opt.first = strtoull(arg, &end, 10);
+		else if (c == 'l')
+			opt.lives = (unsigned)strtoul(arg, &end, 10);
+		else if (c == 'p')
+			opt.plant = arg;
+		else if (c == 'v')
+			opt.verbose = true;
+		else if (c == 'k')
+			opt.keep = true;
+		else
+			return -1;
+		opt.have_first |= c == 's';
+		if (end && (*end || end == arg || errno))
+			return -1;
+	}
+	if (optind != argc)
+		return -1;
+	return opt.plant ? qcow_plant_parse(opt.plant) : 0;
+}
+
+static void summary(uint64_t seeds, double seconds)
+{
+	printf("%" PRIu64 " seeds, %" PRIu64 " lives, %" PRIu64 " operations (%" PRIu64 " MiB written, %" PRIu64
+	       " MiB read), %" PRIu64 " completions, %" PRIu64 " crashes, %" PRIu64 " clean closes, %" PRIu64
+	       " checks, %" PRIu64 " by QEMU; %.0f s\n", seeds, w->lives, w->ops, w->bytes_written >> 20,
+	       w->bytes_read >> 20, w->steps, w->crashes, w->closes, w->checks, w->qemu_checks, seconds);
+}
+
+int main(int argc, char **argv)
+{
+	double start = now();
+	uint64_t n = 0;
+	int rc = 0;
+
+	if (parse(argc, argv) < 0)
+		return usage();
+	if (!opt.have_first) {
+		uint32_t fresh;
+
+		if (getrandom(&fresh, sizeof(fresh), 0) != sizeof(fresh))
+			return 1;
+		opt.first = fresh;
+	}
+	if (!opt.seeds)
+		opt.seeds = opt.have_first ? 1 : UINT64_MAX;
+	w = mmap(NULL, sizeof(*w), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (w == MAP_FAILED) {
+		fprintf(stderr, "sim: no memory\n");
+		return 1;
+	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	printf("seeds from %" PRIu64 " on\n", opt.first);
+	while (!rc && n < opt.seeds && (!n || now() - start < opt.minutes * 60))
+		rc = run_seed(opt.first + n++);
+	summary(n, now() - start);
+	return rc ? 1 : 0;
+}
