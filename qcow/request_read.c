@@ -126,6 +126,10 @@ static int co_read_compressed(struct chain *c, uint64_t guest_off, const struct 
 	gen = generation_enter(&c->data);
 	rc = co_layer_read_compressed(run->layer, guest_off, plain);
 	generation_leave(&c->data, gen);
+	if (rc == -ESTALE) {   /* overwritten before its entry was looked at */
+		map_set(c->map, guest_off & ~(uint64_t)(cluster - 1), cluster, MAP_WORD_NONE);
+		rc = -EAGAIN;
+	}
 	if (!rc)
 		iov_from_buf(buf->iov, buf->nr_iov, buf->skip,
 			     plain + (guest_off & (cluster - 1)), run->bytes);
