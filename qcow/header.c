@@ -33,8 +33,7 @@ struct parse {
 	struct qcow2_header *hdr;
 	uint64_t file_size;
 	uint32_t cluster_size;
-	const uint8_t *buf;      /* the first cluster, as far as the file has it */
-	uint32_t len;            /* of buf */
+	const uint8_t *buf;      /* the first cluster */
 	struct error *e;
 };
 
@@ -101,6 +100,12 @@ static void fill_absent(struct qcow2_disk_header *h)
 	}
 }
 
+static int truncated(struct parse *p)
+{
+	return error_set(p->e, EINVAL, "image '%s' is truncated: its %" PRIu64 " bytes do not hold its first cluster; "
+			 "restore it from a copy", p->path, p->file_size);
+}
+
 /* Magic, version, cluster size and header length: enough to find everything else. */
 static int parse_start(struct parse *p, const uint8_t *head)
 {
@@ -112,8 +117,7 @@ static int parse_start(struct parse *p, const uint8_t *head)
 		return error_set(p->e, EINVAL, "'%s' is not a qcow2 image; if it is a raw disk, name "
 				 "the format: raw", p->path);
 	if (p->file_size < V2_HEADER_LEN)
-		return error_set(p->e, EINVAL, "image '%s' is truncated: its %" PRIu64 " bytes do not "
-				 "hold a header; restore it from a copy", p->path, p->file_size);
+		return truncated(p);
 	if (h->version != 2 && h->version != 3)
 		return error_set(p->e, ENOTSUP, "image '%s' is of qcow2 version %u, which is not known "
 				 "here (2 and 3 are); convert it with the software that made it",
@@ -122,16 +126,16 @@ static int parse_start(struct parse *p, const uint8_t *head)
 		return DAMAGED(p, "its clusters are of 2^%u bytes, where 2^9 to 2^21 are allowed",
 			       h->cluster_bits);
 	p->cluster_size = 1u << h->cluster_bits;
-	if (h->version == 3 && p->file_size < V3_HEADER_MIN)
-		return error_set(p->e, EINVAL, "image '%s' is truncated: its %" PRIu64 " bytes do not "
-				 "hold a header; restore it from a copy", p->path, p->file_size);
+	/* the refcount table at least comes after the first cluster */
+	if (p->file_size < p->cluster_size)
+		return truncated(p);
 	fill_absent(h);
 	if (h->version == 2)
 		return 0;
 	if (h->header_length < V3_HEADER_MIN || h->header_length % 8)
 		return DAMAGED(p, "a header length of %u bytes, where a multiple of 8 from %u on is "
 			       "allowed", h->header_length, V3_HEADER_MIN);
-	if (h->header_length > p->cluster_size || h->header_length > p->file_size)
+	if (h->header_length > p->cluster_size)
 		return DAMAGED(p, "the header, %u bytes, does not fit into the first cluster",
 			       h->header_length);
 	return 0;
@@ -238,7 +242,7 @@ static int parse_ext(struct parse *p, uint32_t type, const uint8_t *data, uint32
 static int parse_exts(struct parse *p)
 {
 	const struct qcow2_disk_header *h = &p->hdr->h;
-	uint32_t off = h->header_length, end = p->len;
+	uint32_t off = h->header_length, end = p->cluster_size;
 	int rc;
 
 	if (h->backing_file_offset && h->backing_file_offset < end)
@@ -487,9 +491,6 @@ static int parse_backing_name(struct parse *p)
 		return DAMAGED(p, "the backing file name goes beyond the first cluster");
 	if (h->backing_file_offset < h->header_length)
 		return DAMAGED(p, "the backing file name overlaps the header");
-	if (h->backing_file_offset + h->backing_file_size > p->len)
-		return error_set(p->e, EINVAL, "image '%s' is truncated: its backing file name lies beyond "
-				 "the end of the file; restore it from a copy", p->path);
 	if (!h->backing_file_size)
 		return 0;
 	p->hdr->backing_name = strndup((const char *)p->buf + h->backing_file_offset,
@@ -537,12 +538,11 @@ int co_qcow2_header_read(struct file *f, const struct layer_opts *o, struct qcow
 	rc = parse_start(&p, head);
 	if (rc < 0)
 		return rc;
-	p.len = p.file_size < p.cluster_size ? (uint32_t)p.file_size : p.cluster_size;
-	buf = buf_alloc(p.len);
+	buf = buf_alloc(p.cluster_size);
 	if (!buf)
 		return no_memory(&p);
 	p.buf = buf;
-	rc = co_file_read(f, 0, buf, p.len);
+	rc = co_file_read(f, 0, buf, p.cluster_size);
 	if (rc < 0)
 		error_set_errno(e, -rc, "cannot read the header of '%s'", p.path);
 	else

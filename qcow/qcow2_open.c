@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "io/buf.h"
 #include "io/log.h"
@@ -57,9 +58,26 @@ static int data_file_path(struct qcow2 *q, const struct layer_opts *o, struct im
 	return rc;
 }
 
-static int open_data_file(struct qcow2 *q, const struct layer_opts *o, struct error *e)
+/*
+ * A relative name counts from the image's folder. QEMU counts from the current one, so
+ * a file that is only there is taken too.
+ */
+static int open_at_either_place(struct qcow2 *q, const struct layer_opts *o, const struct image_ref *ref,
+				struct error *e)
 {
 	struct file_opts fo = { .writable = o->writable, .cache = o->cache, .no_lock = o->no_lock };
+	const char *name = o->data_file ? NULL : q->hdr.data_file;
+	int rc;
+
+	if (name && name[0] != '/' && access(ref->path, F_OK) < 0 && access(name, F_OK) == 0)
+		rc = file_open(q->r, name, &fo, &q->data_file, e);
+	else
+		rc = file_open(q->r, ref->path, &fo, &q->data_file, e);
+	return rc;
+}
+
+static int open_data_file(struct qcow2 *q, const struct layer_opts *o, struct error *e)
+{
 	struct image_ref ref = { 0 };
 	int rc;
 
@@ -71,7 +89,7 @@ static int open_data_file(struct qcow2 *q, const struct layer_opts *o, struct er
 		return 0;
 	rc = data_file_path(q, o, &ref, e);
 	if (!rc) {
-		rc = file_open(q->r, ref.path, &fo, &q->data_file, e);
+		rc = open_at_either_place(q, o, &ref, e);
 		if (rc == -ENOENT && e) {
 			*e = (struct error)ERROR_INIT;
 			error_set(e, ENOENT, "the data file '%s' of image '%s' does not exist; put it back "
