@@ -8,7 +8,6 @@
 #include <string.h>
 
 #define SECTOR 512u
-#define NEAR_MAX 512u      /* changes that overlap one sector */
 
 uint64_t oracle_instant(struct oracle *o)
 {
@@ -61,27 +60,31 @@ void oracle_fill(uint32_t id, uint64_t off, void *buf, uint64_t len)
 
 /* --- checking --- */
 
-/* The changes that touch a sector. */
+/* The changes that touch a range, none of which begins or ends within it. */
 struct near {
-	const struct oracle_op *op[NEAR_MAX];
+	const struct oracle_op *op[ORACLE_OPS_MAX];
 	unsigned nr;
-	bool whole;        /* each covers all that is asked about */
 };
 
-static void find_near(const struct oracle *o, uint64_t off, uint64_t len, struct near *n)
+/* Cuts [off, *end) at the first place in it where a change begins or ends. */
+static void cut(const struct oracle *o, uint64_t off, uint64_t *end)
+{
+	for (uint32_t i = 0; i < o->nr_ops; i++) {
+		uint64_t from = o->ops[i].off, to = from + o->ops[i].len;
+
+		if (from > off && from < *end)
+			*end = from;
+		if (to > off && to < *end)
+			*end = to;
+	}
+}
+
+static void find_near(const struct oracle *o, uint64_t off, struct near *n)
 {
 	n->nr = 0;
-	n->whole = true;
-	for (uint32_t i = 0; i < o->nr_ops; i++) {
-		const struct oracle_op *op = &o->ops[i];
-
-		if (op->off >= off + len || op->off + op->len <= off)
-			continue;
-		assert(n->nr < NEAR_MAX);
-		n->op[n->nr++] = op;
-		if (op->off > off || op->off + op->len < off + len)
-			n->whole = false;
-	}
+	for (uint32_t i = 0; i < o->nr_ops; i++)
+		if (o->ops[i].off <= off && o->ops[i].off + o->ops[i].len > off)
+			n->op[n->nr++] = &o->ops[i];
 }
 
 /* Did `later` replace, for sure, a value that had come at `end`? */
@@ -92,62 +95,116 @@ static bool replaces(const struct oracle *o, uint64_t since, const struct oracle
 	return since ? later->end < since : later->durable || later->end < o->horizon;
 }
 
-static bool covers(const struct oracle_op *op, uint64_t off, uint64_t len)
-{
-	return op->off <= off && op->off + op->len >= off + len;
-}
-
-/* May [off, +len), within a sector, hold what came at `end`? */
-static bool may_hold(const struct oracle *o, uint64_t since, const struct near *n, uint64_t off,
-		     uint64_t len, uint64_t end)
+/* May what came at `end` still be there? */
+static bool may_hold(const struct oracle *o, uint64_t since, const struct near *n, uint64_t end)
 {
 	for (unsigned i = 0; i < n->nr; i++)
-		if (covers(n->op[i], off, len) && replaces(o, since, n->op[i], end))
+		if (replaces(o, since, n->op[i], end))
 			return false;
 	return true;
 }
 
-/* One of the allowed values, as a whole? */
-static bool check_piece(const struct oracle *o, uint64_t since, const struct near *n, uint64_t off,
+/* Leaves in n only what the range may hold; false: not what was there before all. */
+static bool keep_allowed(const struct oracle *o, uint64_t since, struct near *n)
+{
+	static struct near all;    /* too big for the stack of a coroutine; nothing yields here */
+	bool base;
+
+	all.nr = n->nr;
+	memcpy(all.op, n->op, n->nr * sizeof(n->op[0]));
+	base = may_hold(o, since, &all, 0);
+	n->nr = 0;
+	for (unsigned i = all.nr; i-- > 0;)    /* the youngest first: mostly it is that */
+		if (may_hold(o, since, &all, all.op[i]->end))
+			n->op[n->nr++] = all.op[i];
+	return base;
+}
+
+/* Is all of [off, +len), within a sector, one of the allowed values? */
+static bool check_whole(const struct oracle *o, const struct near *n, bool base, uint64_t off,
 			const unsigned char *got, uint64_t len)
 {
 	unsigned char want[SECTOR];
 
-	if (!memcmp(got, o->base + off, len) && may_hold(o, since, n, off, len, 0))
-		return true;
 	for (unsigned i = 0; i < n->nr; i++) {
-		if (!covers(n->op[i], off, len))
+		oracle_fill(n->op[i]->id, off, want, len < 8 ? len : 8);
+		if (memcmp(got, want, len < 8 ? len : 8) != 0)
 			continue;
 		oracle_fill(n->op[i]->id, off, want, len);
-		if (!memcmp(got, want, len) && may_hold(o, since, n, off, len, n->op[i]->end))
+		if (!memcmp(got, want, len))
 			return true;
 	}
-	return false;
+	return base && !memcmp(got, o->base + off, len);
+}
+
+/* The index of the first byte that is none of the allowed ones; len: each is one of them. */
+static uint64_t check_bytes(const struct oracle *o, const struct near *n, bool base, uint64_t off,
+			    const unsigned char *got, uint64_t len)
+{
+	bool good[SECTOR];
+	unsigned char want[SECTOR];
+	uint64_t k;
+
+	for (k = 0; k < len; k++)
+		good[k] = base && got[k] == o->base[off + k];
+	for (unsigned i = 0; i < n->nr; i++) {
+		oracle_fill(n->op[i]->id, off, want, len);
+		for (k = 0; k < len; k++)
+			good[k] |= got[k] == want[k];
+	}
+	for (k = 0; k < len && good[k]; k++)
+		;
+	return k;
+}
+
+/* A range in which no change begins or ends: sectors are whole, parts of one are mixed. */
+static bool check_range(const struct oracle *o, uint64_t since, uint64_t off, uint64_t end,
+			const unsigned char *got, bool whole, uint64_t *bad)
+{
+	static struct near n;
+	bool base;
+
+	find_near(o, off, &n);
+	base = keep_allowed(o, since, &n);
+	for (*bad = off; off < end; *bad = off) {
+		uint64_t part = SECTOR - off % SECTOR < end - off ? SECTOR - off % SECTOR : end - off;
+
+		if (whole && !check_whole(o, &n, base, off, got, part))
+			return false;
+		if (!whole) {
+			*bad = off + check_bytes(o, &n, base, off, got, part);
+			if (*bad < off + part)
+				return false;
+		}
+		off += part;
+		got += part;
+	}
+	return true;
 }
 
 bool oracle_check(const struct oracle *o, uint64_t since, uint64_t off, const void *buf, uint64_t len,
 		  uint64_t *bad)
 {
 	const unsigned char *p = buf;
-	struct near n;
+	uint64_t pos = off, end = off + len;
 
-	assert(off + len <= o->size);
-	while (len) {
-		uint64_t part = SECTOR - off % SECTOR < len ? SECTOR - off % SECTOR : len;
+	assert(end <= o->size);
+	while (pos < end) {
+		uint64_t stop = end, sector_end = (pos | (SECTOR - 1)) + 1;
+		bool whole;
 
-		find_near(o, off, part, &n);
-		*bad = off;
-		if (n.whole) {
-			if (!check_piece(o, since, &n, off, p, part))
-				return false;
-		} else {
-			for (uint64_t i = 0; i < part; i++, (*bad)++)
-				if (!check_piece(o, since, &n, off + i, p + i, 1))
-					return false;
-		}
-		off += part;
-		p += part;
-		len -= part;
+		cut(o, pos, &stop);
+		if (sector_end > end)
+			sector_end = end;
+		/* up to the last whole sector before the cut; else the part up to it */
+		whole = stop >= sector_end && (pos == off || !(pos % SECTOR));
+		if (whole && stop < end)
+			stop = stop / SECTOR * SECTOR;
+		else if (!whole && stop > sector_end)
+			stop = sector_end;
+		if (!check_range(o, since, pos, stop, p + (pos - off), whole, bad))
+			return false;
+		pos = stop;
 	}
 	return true;
 }
@@ -166,14 +223,14 @@ static void print_match(const unsigned char *got, const unsigned char *want)
 
 void oracle_explain(const struct oracle *o, uint64_t since, uint64_t off, const unsigned char *got)
 {
-	struct near n;
+	static struct near n;
 	unsigned char want[SECTOR];
 
-	find_near(o, off, SECTOR, &n);
+	find_near(o, off, &n);
 	printf("  guest offset %" PRIu64 " reads %02x%02x%02x%02x; instant %" PRIu64 ", %s %" PRIu64 "\n", off,
 	       got[0], got[1], got[2], got[3], o->now, since ? "read began at" : "flushed to",
 	       since ? since : o->horizon);
-	printf("  before all: %s", may_hold(o, since, &n, off, 1, 0) ? "allowed" : "gone");
+	printf("  before all: %s", may_hold(o, since, &n, 0) ? "allowed" : "gone");
 	print_match(got, o->base + off);
 	for (unsigned i = 0; i < n.nr; i++) {
 		const struct oracle_op *op = n.op[i];
@@ -182,7 +239,7 @@ void oracle_explain(const struct oracle *o, uint64_t since, uint64_t off, const 
 		printf("  change %u: [%" PRIu64 ", +%" PRIu64 ") from %" PRIu64 " to %" PRId64
 		       " %s%s: %s", op->id, op->off, op->len, op->start,
 		       (int64_t)op->end, op->sure ? "done" : "unsure", op->durable ? " durable" : "",
-		       may_hold(o, since, &n, off, 1, op->end) ? "allowed" : "gone");
+		       may_hold(o, since, &n, op->end) ? "allowed" : "gone");
 		print_match(got, want);
 	}
 }
