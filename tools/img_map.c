@@ -224,7 +224,10 @@ static int co_walk(const struct map *m, struct chain *c)
 			return EXIT_FAILED;
 		cur = next;
 	}
-	return cur.length ? print_entry(m, &cur, true) : EXIT_DONE;
+	/* Nothing to show is shown as an entry of no length in JSON, as qemu-img does. */
+	if (!cur.length)
+		cur = (struct entry){ .start = m->start, .host_off = NOWHERE };
+	return print_entry(m, &cur, true);
 }
 
 static int co_map(struct reactor *r, void *arg)
