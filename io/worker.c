@@ -4,7 +4,7 @@
  *
  * Work is handed over under a mutex; the thread that finishes it puts it on the
  * done list and signals the eventfd that the reactor watches. Threads start
- * when there is more work than idle threads, and live until the reactor is freed.
+ * when there is more work than threads, and live until the reactor is freed.
  *
  * Invariant: a struct work is touched by one side at a time: by the reactor
  * before worker_submit() and from done() on, by a helper thread in between.
@@ -36,7 +36,6 @@ struct worker_pool {
 	pthread_cond_t cond;
 	/* under lock */
 	struct list todo, done;
-	unsigned idle;
 	bool quit;
 };
 
@@ -50,10 +49,8 @@ static void *worker_main(void *p)
 		struct work *w;
 		bool first;
 
-		wp->idle++;
 		while (list_empty(&wp->todo) && !wp->quit)
 			pthread_cond_wait(&wp->cond, &wp->lock);
-		wp->idle--;
 		if (list_empty(&wp->todo))
 			break;
 		w = list_first(&wp->todo, struct work, link);
@@ -131,8 +128,6 @@ static void thread_add(struct worker_pool *wp)
 
 void worker_submit(struct reactor *r, struct work *w)
 {
-	bool crowded;
-
 	if (!r->workers)
 		r->workers = pool_new(r);
 	if (!r->workers) {
@@ -141,11 +136,14 @@ void worker_submit(struct reactor *r, struct work *w)
 	}
 	pthread_mutex_lock(&r->workers->lock);
 	list_add_tail(&r->workers->todo, &w->link);
-	crowded = !r->workers->idle;
 	pthread_mutex_unlock(&r->workers->lock);
 	pthread_cond_signal(&r->workers->cond);
-	r->workers->pending++;
-	if (crowded && r->workers->nr_threads < MAX_THREADS)
+	/*
+	 * A thread for each piece of work, as far as they go: one may block until another
+	 * is done (a device-mapper call waits for I/O to us that needs a helper thread), and a
+	 * thread that is woken but has not run yet is no free one.
+	 */
+	if (r->workers->pending++ >= r->workers->nr_threads && r->workers->nr_threads < MAX_THREADS)
 		thread_add(r->workers);
 	if (!r->workers->nr_threads) {
 		log_error("cannot start a helper thread: %m");
