@@ -4,7 +4,8 @@
  *
  * A json: name is flattened to dotted keys first, so that nested objects and dots
  * are one thing. Then each image takes the keys that it knows; harmless ones that QEMU
- * writes are let pass, and any other is refused by its name, since it would change what the image means.
+ * writes are let pass, and any other is refused by its name, since it would change what the image
+ * means.
  *
  * Invariant: nothing here looks at a file; a name means what it says.
  */
@@ -19,17 +20,17 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_KEYS  128u
-#define MAX_DEPTH 32u      /* of nested objects: the parser recurses, on a coroutine's stack */
+#define MAX_KEYS 128u
+#define MAX_DEPTH 32u /* of nested objects: the parser recurses, on a coroutine's stack */
 
 struct key {
-	char *name;            /* dotted */
-	json_t *value;         /* borrowed from the root */
+	char *name;    /* dotted */
+	json_t *value; /* borrowed from the root */
 	bool used;
 };
 
 struct keys {
-	const char *text;      /* the whole name, for messages */
+	const char *text; /* the whole name, for messages */
 	const char *parent;
 	struct key k[MAX_KEYS];
 	unsigned nr;
@@ -64,15 +65,19 @@ static size_t protocol_len(const char *name)
 	return name[n] == ':' ? n : 0;
 }
 
-static int parse_plain(const char *name, const char *parent_path, struct image_ref *out, struct error *e)
+static int parse_plain(const char *name, const char *parent_path, struct image_ref *out,
+		       struct error *e)
 {
 	size_t proto = protocol_len(name);
 
 	if (proto == 4 && !strncmp(name, "file", 4))
 		name += 5;
 	else if (proto || name[0] == ':')
-		return error_set(e, ENOTSUP, "'%s': the protocol '%.*s' is not known here (only file is); a path "
-				 "with a colon is written ./%s", name, (int)proto, name, name);
+		return error_set(
+			e, ENOTSUP,
+			"'%s': the protocol '%.*s' is not known here (only file is); a path "
+			"with a colon is written ./%s",
+			name, (int)proto, name, name);
 	if (!*name)
 		return error_set(e, EINVAL, "an empty file name");
 	out->path = from_folder_of(parent_path, name);
@@ -143,17 +148,20 @@ static int flatten(struct keys *ks, const char *prefix, json_t *object)
 	const char *name;
 	json_t *value;
 
-	json_object_foreach(object, name, value) {
+	json_object_foreach(object, name, value)
+	{
 		char *full;
 		int rc;
 
 		if (asprintf(&full, "%s%s%s", prefix, *prefix ? "." : "", name) < 0)
 			return no_memory(ks->e);
 		if (json_is_array(value))
-			rc = error_set(ks->e, EINVAL, "'%s': \"%s\" is a list, where none is expected",
-				       ks->text, full);
+			rc = error_set(ks->e, EINVAL,
+				       "'%s': \"%s\" is a list, where none is expected", ks->text,
+				       full);
 		else
-			rc = json_is_object(value) ? flatten(ks, full, value) : add_key(ks, full, value);
+			rc = json_is_object(value) ? flatten(ks, full, value)
+						   : add_key(ks, full, value);
 		free(full);
 		if (rc < 0)
 			return rc;
@@ -198,19 +206,40 @@ static int get_number(struct keys *ks, const char *prefix, const char *name, uin
 		if (!*end && !errno && *out <= INT64_MAX)
 			return 0;
 	}
-	return error_set(ks->e, EINVAL, "'%s': \"%s\" must be a number of bytes", ks->text, k->name);
+	return error_set(ks->e, EINVAL, "'%s': \"%s\" must be a number of bytes", ks->text,
+			 k->name);
 }
 
 /* What may stand in an image's options without changing what its bytes are. */
 static bool is_harmless(const char *name)
 {
 	static const char *const known[] = {
-		"node-name", "read-only", "auto-read-only", "force-share", "discard", "detect-zeroes",
-		"aio", "aio-max-batch", "locking", "drop-cache", "pr-manager", "lazy-refcounts",
-		"pass-discard-request", "pass-discard-snapshot", "pass-discard-other",
-		"discard-no-unref", "overlap-check", "cache-size", "l2-cache-size",
-		"l2-cache-entry-size", "refcount-cache-size", "cache-clean-interval",
-		"x-check-cache-dropped", "cache.direct", "cache.no-flush", "cache.writeback",
+		"node-name",
+		"read-only",
+		"auto-read-only",
+		"force-share",
+		"discard",
+		"detect-zeroes",
+		"aio",
+		"aio-max-batch",
+		"locking",
+		"drop-cache",
+		"pr-manager",
+		"lazy-refcounts",
+		"pass-discard-request",
+		"pass-discard-snapshot",
+		"pass-discard-other",
+		"discard-no-unref",
+		"overlap-check",
+		"cache-size",
+		"l2-cache-size",
+		"l2-cache-entry-size",
+		"refcount-cache-size",
+		"cache-clean-interval",
+		"x-check-cache-dropped",
+		"cache.direct",
+		"cache.no-flush",
+		"cache.writeback",
 	};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
@@ -219,7 +248,8 @@ static bool is_harmless(const char *name)
 	return !strncmp(name, "overlap-check.", 14);
 }
 
-/* Everything under prefix must have been used, or be harmless, there or in its file or data file. */
+/* Everything under prefix must have been used, or be harmless, there or in its file or data file.
+ */
 static int check_unused(struct keys *ks, const char *prefix)
 {
 	size_t n = strlen(prefix);
@@ -234,8 +264,9 @@ static int check_unused(struct keys *ks, const char *prefix)
 		else if (!strncmp(name, "data-file.", 10))
 			name += 10;
 		if (!is_harmless(name))
-			return error_set(ks->e, ENOTSUP, "'%s': \"%s\" is not known here; leave it out",
-					 ks->text, ks->k[i].name);
+			return error_set(ks->e, ENOTSUP,
+					 "'%s': \"%s\" is not known here; leave it out", ks->text,
+					 ks->k[i].name);
 	}
 	return 0;
 }
@@ -247,7 +278,8 @@ static bool is_file_driver(const char *driver)
 
 static int refuse_driver(struct keys *ks, const char *driver, const char *known)
 {
-	return error_set(ks->e, ENOTSUP, "'%s': the driver '%s' is not known here (%s)", ks->text, driver, known);
+	return error_set(ks->e, ENOTSUP, "'%s': the driver '%s' is not known here (%s)", ks->text,
+			 driver, known);
 }
 
 /* prefix + "filename", with a driver beside it that must be a file's. */
@@ -258,8 +290,10 @@ static int parse_file(struct keys *ks, const char *prefix, const char *what, cha
 	int rc;
 
 	if (find_key(ks, prefix, what))
-		return error_set(ks->e, ENOTSUP, "'%s': \"%s%s\" names a node, and there are none here; give its "
-				 "\"filename\"", ks->text, prefix, what);
+		return error_set(ks->e, ENOTSUP,
+				 "'%s': \"%s%s\" names a node, and there are none here; give its "
+				 "\"filename\"",
+				 ks->text, prefix, what);
 	if (asprintf(&inner, "%s%s.", prefix, what) < 0)
 		return no_memory(ks->e);
 	rc = get_string(ks, inner, "driver", &driver);
@@ -306,12 +340,14 @@ static int parse_path(struct keys *ks, const char *prefix, bool is_file, struct 
 	}
 	if (!rc && !is_file) {
 		if (out->path && has_keys(ks, prefix, "file."))
-			return error_set(ks->e, EINVAL, "'%s': \"%sfilename\" and \"%sfile\" exclude each other",
+			return error_set(ks->e, EINVAL,
+					 "'%s': \"%sfilename\" and \"%sfile\" exclude each other",
 					 ks->text, prefix, prefix);
 		rc = parse_file(ks, prefix, "file", &out->path);
 	}
 	if (!rc && !out->path)
-		rc = error_set(ks->e, EINVAL, "'%s': there is no \"%sfile.filename\"", ks->text, prefix);
+		rc = error_set(ks->e, EINVAL, "'%s': there is no \"%sfile.filename\"", ks->text,
+			       prefix);
 	return rc;
 }
 
@@ -324,8 +360,10 @@ static int parse_backing(struct keys *ks, const char *prefix, struct image_ref *
 	int rc;
 
 	if (k && !json_is_null(k->value) && strcmp(json_string_value(k->value) ?: "?", ""))
-		return error_set(ks->e, ENOTSUP, "'%s': \"%s\" names a node, and there are none here; give "
-				 "null or an image", ks->text, k->name);
+		return error_set(ks->e, ENOTSUP,
+				 "'%s': \"%s\" names a node, and there are none here; give "
+				 "null or an image",
+				 ks->text, k->name);
 	out->has_backing = k || has_keys(ks, prefix, "backing.");
 	if (k) {
 		k->used = true;
@@ -360,7 +398,8 @@ static int parse_image(struct keys *ks, const char *prefix, struct image_ref *ou
 	return rc ? rc : check_unused(ks, prefix);
 }
 
-static int parse_json(const char *name, const char *parent_path, struct image_ref *out, struct error *e)
+static int parse_json(const char *name, const char *parent_path, struct image_ref *out,
+		      struct error *e)
 {
 	const char *text = name + strlen("json:");
 	struct keys *ks = calloc(1, sizeof(*ks));
@@ -375,7 +414,8 @@ static int parse_json(const char *name, const char *parent_path, struct image_re
 	ks->e = e;
 	if (nesting(text) > MAX_DEPTH) {
 		free(ks);
-		return error_set(e, EINVAL, "'%.64s...': nested more than %u deep", name, MAX_DEPTH);
+		return error_set(e, EINVAL, "'%.64s...': nested more than %u deep", name,
+				 MAX_DEPTH);
 	}
 	root = json_loads(text, JSON_REJECT_DUPLICATES, &je);
 	if (!root)
@@ -393,7 +433,8 @@ static int parse_json(const char *name, const char *parent_path, struct image_re
 	return rc;
 }
 
-int image_ref_parse(const char *name, const char *parent_path, struct image_ref *out, struct error *e)
+int image_ref_parse(const char *name, const char *parent_path, struct image_ref *out,
+		    struct error *e)
 {
 	int rc;
 
@@ -434,7 +475,8 @@ static char *absolute(const char *path)
 		return NULL;
 	real = realpath(folder, NULL);
 	if (real) {
-		if (asprintf(&out, "%s%s%s", real, strcmp(real, "/") ? "/" : "", slash ? slash + 1 : path) < 0)
+		if (asprintf(&out, "%s%s%s", real, strcmp(real, "/") ? "/" : "",
+			     slash ? slash + 1 : path) < 0)
 			out = NULL;
 	} else if (path[0] == '/') {
 		out = strdup(path);

@@ -22,10 +22,10 @@
 
 #define CLUSTER_DEFAULT (64u << 10)
 #define CLUSTER_OVERLAY (128u << 10)
-#define CLUSTER_MIN     512u
-#define CLUSTER_MAX     (2u << 20)
+#define CLUSTER_MIN 512u
+#define CLUSTER_MAX (2u << 20)
 #define CLUSTER_MIN_EXT (16u << 10)
-#define HEADER_LEN      112u
+#define HEADER_LEN 112u
 
 /* --- one option --- */
 
@@ -105,9 +105,9 @@ static int one_of(const char *value, const char *const *list)
 
 static int parse_word(struct create_opts *o, const char *key, const char *value, struct error *e)
 {
-	static const char *const compat[] = { "0.10", "v2", "1.1", "v3", NULL };
-	static const char *const prealloc[] = { "off", "metadata", "falloc", "full", NULL };
-	static const char *const compression[] = { "zlib", "zstd", NULL };
+	static const char *const compat[] = {"0.10", "v2", "1.1", "v3", NULL};
+	static const char *const prealloc[] = {"off", "metadata", "falloc", "full", NULL};
+	static const char *const compression[] = {"zlib", "zstd", NULL};
 	int n;
 
 	if (!strcmp(key, "compat")) {
@@ -136,7 +136,8 @@ int create_opt_parse(struct create_opts *o, const char *key, const char *value, 
 		return parse_cluster_size(o, value, e);
 	if (!strcmp(key, "refcount_bits"))
 		return parse_refcount_bits(o, value, e);
-	if (!strcmp(key, "compat") || !strcmp(key, "preallocation") || !strcmp(key, "compression_type"))
+	if (!strcmp(key, "compat") || !strcmp(key, "preallocation") ||
+	    !strcmp(key, "compression_type"))
 		return parse_word(o, key, value, e);
 	if (!strcmp(key, "lazy_refcounts"))
 		return parse_flag(&o->lazy_refcounts, key, value, e);
@@ -154,9 +155,12 @@ int create_opt_parse(struct create_opts *o, const char *key, const char *value, 
 	else if (!strcmp(key, "data_file"))
 		o->data_file = value;
 	else
-		return error_set(e, EINVAL, "unknown option '%s'; known are size, backing_file, backing_fmt, "
-				 "cluster_size, compat, extended_l2, lazy_refcounts, refcount_bits, "
-				 "preallocation, compression_type, data_file and data_file_raw", key);
+		return error_set(
+			e, EINVAL,
+			"unknown option '%s'; known are size, backing_file, backing_fmt, "
+			"cluster_size, compat, extended_l2, lazy_refcounts, refcount_bits, "
+			"preallocation, compression_type, data_file and data_file_raw",
+			key);
 	return 0;
 }
 
@@ -174,7 +178,7 @@ static void fill_defaults(struct create_opts *o)
 		o->extended_l2 = overlay && o->version >= 3 &&
 				 (!o->cluster_size || o->cluster_size >= CLUSTER_MIN_EXT);
 	else
-		overlay = false;   /* asked for: QEMU's cluster size goes with it */
+		overlay = false; /* asked for: QEMU's cluster size goes with it */
 	if (!o->cluster_size)
 		o->cluster_size = overlay && o->extended_l2 ? CLUSTER_OVERLAY : CLUSTER_DEFAULT;
 	/* tables must say what the raw file says */
@@ -184,12 +188,12 @@ static void fill_defaults(struct create_opts *o)
 
 static int check_version_2(const struct create_opts *o, const char *path, struct error *e)
 {
-	const char *what = o->extended_l2          ? "extended_l2"
-			   : o->lazy_refcounts     ? "lazy_refcounts"
+	const char *what = o->extended_l2           ? "extended_l2"
+			   : o->lazy_refcounts      ? "lazy_refcounts"
 			   : o->refcount_bits != 16 ? "refcount_bits other than 16"
-			   : o->data_file          ? "data_file"
-			   : o->compression        ? "compression_type other than zlib"
-						   : NULL;
+			   : o->data_file           ? "data_file"
+			   : o->compression         ? "compression_type other than zlib"
+						    : NULL;
 
 	if (!what || o->version >= 3)
 		return 0;
@@ -199,21 +203,32 @@ static int check_version_2(const struct create_opts *o, const char *path, struct
 static int check_backing_rules(const struct create_opts *o, const char *path, struct error *e)
 {
 	if (o->backing_format && !o->backing_name)
-		return error_set(e, EINVAL, "cannot create '%s': a backing format needs a backing file", path);
+		return error_set(e, EINVAL,
+				 "cannot create '%s': a backing format needs a backing file", path);
 	if (!o->backing_name)
 		return 0;
 	if (!o->backing_format)
-		return error_set(e, EINVAL, "cannot create '%s': the format of the backing file '%s' must be "
-				 "named (backing_fmt, -F)", path, o->backing_name);
+		return error_set(e, EINVAL,
+				 "cannot create '%s': the format of the backing file '%s' must be "
+				 "named (backing_fmt, -F)",
+				 path, o->backing_name);
 	if (layer_format_parse(o->backing_format) == FORMAT_UNSET)
-		return error_set(e, EINVAL, "cannot create '%s': unknown backing format '%s'; raw and qcow2 are "
-				 "known", path, o->backing_format);
+		return error_set(
+			e, EINVAL,
+			"cannot create '%s': unknown backing format '%s'; raw and qcow2 are "
+			"known",
+			path, o->backing_format);
 	if (o->data_file_raw)
-		return error_set(e, EINVAL, "cannot create '%s': a backing file and data_file_raw exclude each "
-				 "other", path);
+		return error_set(
+			e, EINVAL,
+			"cannot create '%s': a backing file and data_file_raw exclude each "
+			"other",
+			path);
 	if (o->preallocation != PREALLOC_OFF && !o->extended_l2)
-		return error_set(e, EINVAL, "cannot create '%s': preallocation with a backing file needs "
-				 "extended_l2=on", path);
+		return error_set(e, EINVAL,
+				 "cannot create '%s': preallocation with a backing file needs "
+				 "extended_l2=on",
+				 path);
 	return 0;
 }
 
@@ -225,30 +240,45 @@ static int check_qcow2(const struct create_opts *o, const char *path, struct err
 		return rc;
 	if (o->cluster_size < CLUSTER_MIN || o->cluster_size > CLUSTER_MAX ||
 	    o->cluster_size & (o->cluster_size - 1))
-		return error_set(e, EINVAL, "cannot create '%s': the cluster size must be a power of two between "
-				 "512 and 2M", path);
+		return error_set(
+			e, EINVAL,
+			"cannot create '%s': the cluster size must be a power of two between "
+			"512 and 2M",
+			path);
 	if (o->extended_l2 && o->cluster_size < CLUSTER_MIN_EXT)
-		return error_set(e, EINVAL, "cannot create '%s': extended_l2 needs clusters of 16k or more", path);
-	if (o->refcount_bits > 64 || o->refcount_bits & (o->refcount_bits - 1))
-		return error_set(e, EINVAL, "cannot create '%s': refcount_bits must be a power of two from 1 to 64",
+		return error_set(e, EINVAL,
+				 "cannot create '%s': extended_l2 needs clusters of 16k or more",
 				 path);
+	if (o->refcount_bits > 64 || o->refcount_bits & (o->refcount_bits - 1))
+		return error_set(
+			e, EINVAL,
+			"cannot create '%s': refcount_bits must be a power of two from 1 to 64",
+			path);
 	if (o->data_file && !*o->data_file)
-		return error_set(e, EINVAL, "cannot create '%s': the data file has an empty name", path);
+		return error_set(e, EINVAL, "cannot create '%s': the data file has an empty name",
+				 path);
 	if (o->data_file_raw && !o->data_file)
-		return error_set(e, EINVAL, "cannot create '%s': data_file_raw needs data_file", path);
+		return error_set(e, EINVAL, "cannot create '%s': data_file_raw needs data_file",
+				 path);
 	return check_backing_rules(o, path, e);
 }
 
 static int check_raw(const struct create_opts *o, const char *path, struct error *e)
 {
 	if (o->backing_name || o->backing_format)
-		return error_set(e, EINVAL, "cannot create '%s': a raw image cannot have a backing file", path);
+		return error_set(e, EINVAL,
+				 "cannot create '%s': a raw image cannot have a backing file",
+				 path);
 	if (o->preallocation == PREALLOC_METADATA)
-		return error_set(e, EINVAL, "cannot create '%s': a raw image has no metadata to preallocate", path);
-	if (o->cluster_size || o->version || o->extended_l2 > 0 || o->lazy_refcounts || o->refcount_bits ||
-	    o->compression || o->data_file || o->data_file_raw)
-		return error_set(e, EINVAL, "cannot create '%s': a raw image takes no options but size and "
-				 "preallocation", path);
+		return error_set(e, EINVAL,
+				 "cannot create '%s': a raw image has no metadata to preallocate",
+				 path);
+	if (o->cluster_size || o->version || o->extended_l2 > 0 || o->lazy_refcounts ||
+	    o->refcount_bits || o->compression || o->data_file || o->data_file_raw)
+		return error_set(e, EINVAL,
+				 "cannot create '%s': a raw image takes no options but size and "
+				 "preallocation",
+				 path);
 	return 0;
 }
 
@@ -258,16 +288,18 @@ static bool same_file(const char *a, const char *b)
 {
 	struct stat sa, sb;
 
-	return stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+	return stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev &&
+	       sa.st_ino == sb.st_ino;
 }
 
 /*
  * Opens the backing file for a look at its size. Without locks: it may be in use
  * below another overlay, or by the chain that this image is to be the new top of.
  */
-static int co_look_at_backing(struct reactor *r, const char *path, struct create_opts *o, struct error *e)
+static int co_look_at_backing(struct reactor *r, const char *path, struct create_opts *o,
+			      struct error *e)
 {
-	struct layer_opts lo = { .no_lock = true, .no_data_file = true, .metadata_only = true };
+	struct layer_opts lo = {.no_lock = true, .no_data_file = true, .metadata_only = true};
 	struct image_ref ref;
 	struct layer *l;
 	int rc;
@@ -281,7 +313,8 @@ static int co_look_at_backing(struct reactor *r, const char *path, struct create
 	lo.raw_offset = ref.raw_offset;
 	lo.raw_size = ref.raw_size;
 	if (same_file(ref.path, path))
-		rc = error_set(e, EINVAL, "cannot create '%s': it would be its own backing file", path);
+		rc = error_set(e, EINVAL, "cannot create '%s': it would be its own backing file",
+			       path);
 	if (!rc)
 		rc = co_layer_open(r, ref.path, &lo, &l, e);
 	if (!rc) {
@@ -304,10 +337,10 @@ struct target {
 	bool made;
 };
 
-static int co_open_target(struct reactor *r, const char *path, bool replace, bool keep, struct target *t,
-			  struct error *e)
+static int co_open_target(struct reactor *r, const char *path, bool replace, bool keep,
+			  struct target *t, struct error *e)
 {
-	struct file_opts fo = { .writable = true, .create = true, .cache = FILE_CACHE_WRITEBACK };
+	struct file_opts fo = {.writable = true, .create = true, .cache = FILE_CACHE_WRITEBACK};
 	struct stat st;
 	int rc;
 
@@ -322,8 +355,10 @@ static int co_open_target(struct reactor *r, const char *path, bool replace, boo
 	rc = file_open(r, path, &fo, &t->f, e);
 	if (rc == -EEXIST && e) {
 		*e = (struct error)ERROR_INIT;
-		error_set(e, EEXIST, "cannot create '%s': it exists already; choose another name, or remove it",
-			  path);
+		error_set(
+			e, EEXIST,
+			"cannot create '%s': it exists already; choose another name, or remove it",
+			path);
 	}
 	return rc;
 }
@@ -332,7 +367,8 @@ static int co_open_target(struct reactor *r, const char *path, bool replace, boo
 static int sync_folder(const char *path)
 {
 	const char *slash = strrchr(path, '/');
-	char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+	char *folder =
+		slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
 	int fd, rc = 0;
 
 	if (!folder)
@@ -373,9 +409,10 @@ static int co_write_zeros(struct file *f, uint64_t off, uint64_t end)
 		unsigned nr;
 
 		for (nr = 0; nr < 16 && off + len < end; nr++) {
-			uint64_t n = end - off - len < ZERO_BUF_LEN ? end - off - len : ZERO_BUF_LEN;
+			uint64_t n =
+				end - off - len < ZERO_BUF_LEN ? end - off - len : ZERO_BUF_LEN;
 
-			iov[nr] = (struct iovec){ (void *)zero_buf, n };
+			iov[nr] = (struct iovec){(void *)zero_buf, n};
 			len += n;
 		}
 		rc = co_file_writev(f, off, len, iov, nr);
@@ -385,33 +422,39 @@ static int co_write_zeros(struct file *f, uint64_t off, uint64_t end)
 }
 
 /* Makes the file at least `end` bytes long, with space for [start, end) as asked. */
-static int co_extend(struct file *f, uint64_t start, uint64_t end, enum prealloc prealloc, struct error *e)
+static int co_extend(struct file *f, uint64_t start, uint64_t end, enum prealloc prealloc,
+		     struct error *e)
 {
 	int rc = 0;
 
 	if (file_is_block(f)) {
 		if (end > file_size(f))
-			return error_set(e, ENOSPC, "block device '%s' has %" PRIu64 " bytes, and the image needs %"
-					 PRIu64, file_path(f), file_size(f), end);
+			return error_set(e, ENOSPC,
+					 "block device '%s' has %" PRIu64
+					 " bytes, and the image needs %" PRIu64,
+					 file_path(f), file_size(f), end);
 	} else if (end > start && prealloc == PREALLOC_FALLOC) {
 		rc = co_file_allocate(f, start, end - start, false);
 		if (rc == -EOPNOTSUPP)
 			prealloc = PREALLOC_FULL;
 		else if (rc < 0)
-			return error_set_errno(e, -rc, "cannot reserve %" PRIu64 " bytes for '%s'", end - start,
-					       file_path(f));
+			return error_set_errno(e, -rc, "cannot reserve %" PRIu64 " bytes for '%s'",
+					       end - start, file_path(f));
 	}
 	rc = 0;
 	if (prealloc == PREALLOC_FULL)
 		rc = co_write_zeros(f, start, end);
 	else if (end > file_size(f))
 		rc = co_file_truncate(f, end);
-	return rc ? error_set_errno(e, -rc, "cannot extend '%s' to %" PRIu64 " bytes", file_path(f), end) : 0;
+	return rc ? error_set_errno(e, -rc, "cannot extend '%s' to %" PRIu64 " bytes", file_path(f),
+				    end)
+		  : 0;
 }
 
 /* --- qcow2 --- */
 
-static void fill_header(const struct create_opts *o, struct qcow2_header *hdr, struct qcow2_ext *features)
+static void fill_header(const struct create_opts *o, struct qcow2_header *hdr,
+			struct qcow2_ext *features)
 {
 	struct qcow2_disk_header *h = &hdr->h;
 
@@ -456,12 +499,13 @@ static int co_write_image(struct file *f, const struct layout *lo, const uint8_t
 	int rc;
 
 	if (!lo->external && lo->data_end) {
-		rc = co_extend(f, lo->data_start, lo->data_end, lo->data_start ? o->preallocation : PREALLOC_OFF,
-			       e);
+		rc = co_extend(f, lo->data_start, lo->data_end,
+			       lo->data_start ? o->preallocation : PREALLOC_OFF, e);
 		if (rc < 0)
 			return rc;
 	}
-	/* tables that are zero are not written by a file system that has holes: the length is set here */
+	/* tables that are zero are not written by a file system that has holes: the length is set
+	 * here */
 	rc = co_extend(f, end, end, PREALLOC_OFF, e);
 	if (rc < 0)
 		return rc;
@@ -481,7 +525,8 @@ static int check_data_file(const char *image, const struct create_opts *o, struc
 	if (rc < 0)
 		return rc;
 	if (!strcmp(ref.path, image) || same_file(ref.path, image))
-		rc = error_set(e, EINVAL, "cannot create '%s': it would be its own data file", image);
+		rc = error_set(e, EINVAL, "cannot create '%s': it would be its own data file",
+			       image);
 	image_ref_free(&ref);
 	return rc;
 }
@@ -509,14 +554,18 @@ static int co_make_data_file(struct reactor *r, const char *image, const struct 
 static int layout_error(int rc, const char *path, const struct create_opts *o, struct error *e)
 {
 	if (rc == -EFBIG)
-		return error_set(e, EFBIG, "cannot create '%s': %" PRIu64 " bytes are too much for clusters of %u "
-				 "bytes; use a larger cluster size", path, o->size, o->cluster_size);
+		return error_set(e, EFBIG,
+				 "cannot create '%s': %" PRIu64
+				 " bytes are too much for clusters of %u "
+				 "bytes; use a larger cluster size",
+				 path, o->size, o->cluster_size);
 	return error_set_errno(e, -rc, "cannot create '%s'", path);
 }
 
-static int co_create_qcow2(struct reactor *r, const char *path, const struct create_opts *o, struct error *e)
+static int co_create_qcow2(struct reactor *r, const char *path, const struct create_opts *o,
+			   struct error *e)
 {
-	struct target image = { 0 }, data = { 0 };
+	struct target image = {0}, data = {0};
 	struct qcow2_header hdr;
 	struct qcow2_ext features;
 	struct layout lo;
@@ -553,9 +602,10 @@ static int co_create_qcow2(struct reactor *r, const char *path, const struct cre
 
 /* --- raw, and the choice --- */
 
-static int co_create_raw(struct reactor *r, const char *path, const struct create_opts *o, struct error *e)
+static int co_create_raw(struct reactor *r, const char *path, const struct create_opts *o,
+			 struct error *e)
 {
-	struct target image = { 0 };
+	struct target image = {0};
 	int rc = co_open_target(r, path, o->overwrite, false, &image, e);
 
 	if (!rc)
@@ -563,7 +613,8 @@ static int co_create_raw(struct reactor *r, const char *path, const struct creat
 	return co_close_target(&image, rc, e);
 }
 
-int co_image_create(struct reactor *r, const char *path, const struct create_opts *asked, struct error *e)
+int co_image_create(struct reactor *r, const char *path, const struct create_opts *asked,
+		    struct error *e)
 {
 	struct create_opts o = *asked;
 	int rc;
@@ -583,7 +634,9 @@ int co_image_create(struct reactor *r, const char *path, const struct create_opt
 	if (o.size == UINT64_MAX)
 		return error_set(e, EINVAL, "cannot create '%s': a size is needed", path);
 	if (o.size > INT64_MAX - 511)
-		return error_set(e, EFBIG, "cannot create '%s': %" PRIu64 " bytes are too much", path, o.size);
+		return error_set(e, EFBIG, "cannot create '%s': %" PRIu64 " bytes are too much",
+				 path, o.size);
 	o.size = (o.size + 511) & ~511ull;
-	return o.format == FORMAT_RAW ? co_create_raw(r, path, &o, e) : co_create_qcow2(r, path, &o, e);
+	return o.format == FORMAT_RAW ? co_create_raw(r, path, &o, e)
+				      : co_create_qcow2(r, path, &o, e);
 }

@@ -5,10 +5,10 @@
  * Invariant: a cluster has its bit in `used` if and only if something in this
  * layout is there, and a refcount block exists for every cluster that has.
  *
- * The allocator searches forward from free_index. When it needs a refcount block that is not there, it
- * makes one and begins the allocation anew (-EAGAIN inside this file), for the block may lie where the
- * caller's clusters were to be. When the refcount table is full, a new area of table and blocks that
- * describe themselves is laid out, and the old table is given back.
+ * The allocator searches forward from free_index. When it needs a refcount block that is not there,
+ * it makes one and begins the allocation anew (-EAGAIN inside this file), for the block may lie
+ * where the caller's clusters were to be. When the refcount table is full, a new area of table and
+ * blocks that describe themselves is laid out, and the old table is given back.
  */
 #include "qcow/create_layout.h"
 
@@ -21,7 +21,7 @@
 #include "qcow/tables.h"
 
 #define MAX_SLICE_BYTES (64u << 10)
-#define NOWHERE         UINT64_MAX
+#define NOWHERE UINT64_MAX
 
 static uint64_t div_up(uint64_t a, uint64_t b)
 {
@@ -104,8 +104,8 @@ static uint64_t refcount_blocks_for(const struct layout *lo, uint64_t clusters, 
  * New blocks where there are none, and a new table, from cluster `start` on: for all clusters up to
  * start and `more` after it. *end: the first cluster behind. exact: no room for growth.
  */
-static int refcount_area(struct layout *lo, uint64_t start, uint64_t more, bool exact, uint64_t index,
-			 uint64_t block, uint64_t *end)
+static int refcount_area(struct layout *lo, uint64_t start, uint64_t more, bool exact,
+			 uint64_t index, uint64_t block, uint64_t *end)
 {
 	uint64_t blocks = refcount_blocks_for(lo, start + more, !exact);
 	uint64_t size = exact ? blocks : blocks + div_up(blocks, 2);
@@ -244,7 +244,7 @@ static int add_run(struct layout *lo, uint64_t guest, uint64_t host, uint64_t nr
 			return -ENOMEM;
 		lo->runs = more;
 	}
-	lo->runs[lo->nr_runs++] = (struct layout_run){ guest, host, nr };
+	lo->runs[lo->nr_runs++] = (struct layout_run){guest, host, nr};
 	return 0;
 }
 
@@ -257,7 +257,8 @@ static uint64_t slice_left(const struct layout *lo, uint64_t guest, uint64_t nr)
 
 /* --- preallocation --- */
 
-/* One contiguous run of at most `bytes` from guest cluster `guest` on; *bytes becomes its length. */
+/* One contiguous run of at most `bytes` from guest cluster `guest` on; *bytes becomes its length.
+ */
 static int metadata_chunk(struct layout *lo, uint64_t guest, uint64_t *bytes)
 {
 	uint64_t want = div_up(*bytes, cluster_size(lo)), done = 0, first = NOWHERE;
@@ -377,7 +378,8 @@ int layout_init(struct layout *lo, const struct qcow2_disk_header *h, enum preal
 	lo->unit = cluster_size(lo) >> (extended ? 5 : 0);
 	lo->l2_entry_bytes = extended ? 16 : 8;
 	lo->l2_bits = h->cluster_bits - (extended ? 4 : 3);
-	slice_bytes = cluster_size(lo) < MAX_SLICE_BYTES ? (uint32_t)cluster_size(lo) : MAX_SLICE_BYTES;
+	slice_bytes =
+		cluster_size(lo) < MAX_SLICE_BYTES ? (uint32_t)cluster_size(lo) : MAX_SLICE_BYTES;
 	lo->slice = slice_bytes / lo->l2_entry_bytes;
 	lo->external = h->incompatible_features & QCOW2_INCOMPAT_DATA_FILE;
 	rc = place_all(lo, h, prealloc);
@@ -440,8 +442,8 @@ static int co_write_refblocks_of(const struct layout *lo, struct file *f, uint8_
 }
 
 /* A table of 64-bit places, made on the spot. */
-static int co_write_places(const struct layout *lo, struct file *f, uint64_t at, const uint64_t *cluster,
-			   uint64_t nr, uint64_t flag)
+static int co_write_places(const struct layout *lo, struct file *f, uint64_t at,
+			   const uint64_t *cluster, uint64_t nr, uint64_t flag)
 {
 	uint64_t *buf;
 	int rc;
@@ -472,8 +474,8 @@ static int co_write_l2_tables(const struct layout *lo, struct file *f, uint8_t *
 
 			if (guest >> lo->l2_bits != index) {
 				if (index != NOWHERE)
-					rc = co_file_write(f, lo->l1[index] << lo->cluster_bits, buf,
-							   cluster_size(lo));
+					rc = co_file_write(f, lo->l1[index] << lo->cluster_bits,
+							   buf, cluster_size(lo));
 				memset(buf, 0, cluster_size(lo));
 				index = guest >> lo->l2_bits;
 			}

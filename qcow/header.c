@@ -17,15 +17,15 @@
 #include "io/buf.h"
 #include "qcow/qcow2.h"
 
-#define V2_HEADER_LEN   72u
-#define V3_HEADER_MIN   104u
-#define MIN_EXT_L2_BITS 14u      /* a subcluster is a sector at least */
-#define MAX_NAME        1023u
+#define V2_HEADER_LEN 72u
+#define V3_HEADER_MIN 104u
+#define MIN_EXT_L2_BITS 14u /* a subcluster is a sector at least */
+#define MAX_NAME 1023u
 #define MAX_FORMAT_NAME 255u
-#define FEATURE_ENTRY   48u      /* type, bit, name[46] */
-#define SNAPSHOT_MIN    40u      /* bytes of the shortest snapshot table entry */
-#define MAX_BITMAPS     65535u
-#define MAX_BITMAP_DIR  (64u << 20)
+#define FEATURE_ENTRY 48u /* type, bit, name[46] */
+#define SNAPSHOT_MIN 40u  /* bytes of the shortest snapshot table entry */
+#define MAX_BITMAPS 65535u
+#define MAX_BITMAP_DIR (64u << 20)
 
 struct parse {
 	const char *path;
@@ -33,13 +33,14 @@ struct parse {
 	struct qcow2_header *hdr;
 	uint64_t file_size;
 	uint32_t cluster_size;
-	const uint8_t *buf;      /* the first cluster */
+	const uint8_t *buf; /* the first cluster */
 	struct error *e;
 };
 
-#define DAMAGED(p, fmt, ...)                                                                    \
-	error_set((p)->e, EINVAL, "image '%s' has a damaged header: " fmt                       \
-		  "; restore the image from a copy", (p)->path, ##__VA_ARGS__)
+#define DAMAGED(p, fmt, ...)                                                                       \
+	error_set((p)->e, EINVAL,                                                                  \
+		  "image '%s' has a damaged header: " fmt "; restore the image from a copy",       \
+		  (p)->path, ##__VA_ARGS__)
 
 static uint32_t load32(const uint8_t *b)
 {
@@ -102,8 +103,11 @@ static void fill_absent(struct qcow2_disk_header *h)
 
 static int truncated(struct parse *p)
 {
-	return error_set(p->e, EINVAL, "image '%s' is truncated: its %" PRIu64 " bytes do not hold its first cluster; "
-			 "restore it from a copy", p->path, p->file_size);
+	return error_set(p->e, EINVAL,
+			 "image '%s' is truncated: its %" PRIu64
+			 " bytes do not hold its first cluster; "
+			 "restore it from a copy",
+			 p->path, p->file_size);
 }
 
 /* Magic, version, cluster size and header length: enough to find everything else. */
@@ -114,12 +118,15 @@ static int parse_start(struct parse *p, const uint8_t *head)
 	memcpy(h, head, sizeof(*h));
 	header_to_host(h);
 	if (p->file_size < 4 || h->magic != QCOW2_MAGIC)
-		return error_set(p->e, EINVAL, "'%s' is not a qcow2 image; if it is a raw disk, name "
-				 "the format: raw", p->path);
+		return error_set(p->e, EINVAL,
+				 "'%s' is not a qcow2 image; if it is a raw disk, name "
+				 "the format: raw",
+				 p->path);
 	if (p->file_size < V2_HEADER_LEN)
 		return truncated(p);
 	if (h->version != 2 && h->version != 3)
-		return error_set(p->e, ENOTSUP, "image '%s' is of qcow2 version %u, which is not known "
+		return error_set(p->e, ENOTSUP,
+				 "image '%s' is of qcow2 version %u, which is not known "
 				 "here (2 and 3 are); convert it with the software that made it",
 				 p->path, h->version);
 	if (h->cluster_bits < 9 || h->cluster_bits > 21)
@@ -133,8 +140,10 @@ static int parse_start(struct parse *p, const uint8_t *head)
 	if (h->version == 2)
 		return 0;
 	if (h->header_length < V3_HEADER_MIN || h->header_length % 8)
-		return DAMAGED(p, "a header length of %u bytes, where a multiple of 8 from %u on is "
-			       "allowed", h->header_length, V3_HEADER_MIN);
+		return DAMAGED(p,
+			       "a header length of %u bytes, where a multiple of 8 from %u on is "
+			       "allowed",
+			       h->header_length, V3_HEADER_MIN);
 	if (h->header_length > p->cluster_size)
 		return DAMAGED(p, "the header, %u bytes, does not fit into the first cluster",
 			       h->header_length);
@@ -175,7 +184,7 @@ static int add_ext(struct parse *p, uint32_t type, const uint8_t *data, uint32_t
 	if (!copy)
 		return no_memory(p);
 	memcpy(copy, data, len);
-	hdr->exts[hdr->nr_exts++] = (struct qcow2_ext){ type, len, copy };
+	hdr->exts[hdr->nr_exts++] = (struct qcow2_ext){type, len, copy};
 	return 0;
 }
 
@@ -206,8 +215,8 @@ static const struct qcow2_ext *find_ext(const struct qcow2_header *hdr, uint32_t
 }
 
 /* A string extension. Like QEMU we end it at a NUL byte. */
-static int take_string(struct parse *p, char **out, uint32_t type, const uint8_t *data, uint32_t len,
-		       uint32_t max)
+static int take_string(struct parse *p, char **out, uint32_t type, const uint8_t *data,
+		       uint32_t len, uint32_t max)
 {
 	if (*out)
 		return DAMAGED(p, "the %s extension appears twice", ext_name(type));
@@ -254,8 +263,11 @@ static int parse_exts(struct parse *p)
 		if (type == QCOW2_EXT_END)
 			break;
 		if (len > end - off)
-			return DAMAGED(p, "extension 0x%08x of %u bytes at byte %u goes beyond the end of "
-				       "the extension area, byte %u", type, len, off - 8, end);
+			return DAMAGED(
+				p,
+				"extension 0x%08x of %u bytes at byte %u goes beyond the end of "
+				"the extension area, byte %u",
+				type, len, off - 8, end);
 		rc = parse_ext(p, type, p->buf + off, len);
 		if (rc < 0)
 			return rc;
@@ -277,7 +289,8 @@ static void feature_name(const struct qcow2_header *hdr, unsigned bit, char *out
 
 		if (entry[0] != 0 || entry[1] != bit)
 			continue;
-		for (const uint8_t *c = entry + 2; c < entry + FEATURE_ENTRY && *c && n + 1 < room; c++)
+		for (const uint8_t *c = entry + 2; c < entry + FEATURE_ENTRY && *c && n + 1 < room;
+		     c++)
 			out[n++] = isprint(*c) ? (char)*c : '?';
 		break;
 	}
@@ -298,8 +311,10 @@ static int refuse_unknown(struct parse *p, uint64_t unknown)
 		if (n + strlen(one) + 3 < sizeof(names))
 			n += (size_t)sprintf(names + n, "%s%s", n ? ", " : "", one);
 	}
-	return error_set(p->e, ENOTSUP, "image '%s' needs features that are not known here: %s; use the "
-			 "software that made it", p->path, names);
+	return error_set(p->e, ENOTSUP,
+			 "image '%s' needs features that are not known here: %s; use the "
+			 "software that made it",
+			 p->path, names);
 }
 
 static int check_compression(struct parse *p)
@@ -313,9 +328,12 @@ static int check_compression(struct parse *p)
 		return DAMAGED(p, "compression type %u without the compression type bit",
 			       h->compression_type);
 	if (h->compression_type > 1)
-		return error_set(p->e, ENOTSUP, "image '%s' is compressed in a way that is not known here "
-				 "(type %u; zlib and zstd are known); convert it with the software that "
-				 "made it", p->path, h->compression_type);
+		return error_set(
+			p->e, ENOTSUP,
+			"image '%s' is compressed in a way that is not known here "
+			"(type %u; zlib and zstd are known); convert it with the software that "
+			"made it",
+			p->path, h->compression_type);
 	return 0;
 }
 
@@ -325,13 +343,17 @@ static int check_features(struct parse *p)
 	uint64_t bits = h->incompatible_features;
 
 	if (bits & QCOW2_INCOMPAT_CORRUPT && p->o->writable && !p->o->allow_corrupt)
-		return error_set(p->e, EACCES, "image '%s' is marked corrupt; it can be opened read-only, or "
-				 "repaired with: qcimg check -r all %s", p->path, p->path);
+		return error_set(p->e, EACCES,
+				 "image '%s' is marked corrupt; it can be opened read-only, or "
+				 "repaired with: qcimg check -r all %s",
+				 p->path, p->path);
 	if (bits & QCOW2_INCOMPAT_EXTENDED_L2 && h->cluster_bits < MIN_EXT_L2_BITS)
-		return DAMAGED(p, "extended L2 entries need clusters of 16 KiB or more, not %u bytes",
+		return DAMAGED(p,
+			       "extended L2 entries need clusters of 16 KiB or more, not %u bytes",
 			       p->cluster_size);
 	if (h->autoclear_features & QCOW2_AUTOCLEAR_RAW_DATA && !(bits & QCOW2_INCOMPAT_DATA_FILE))
-		return DAMAGED(p, "the raw external data bit is set in an image without a data file");
+		return DAMAGED(p,
+			       "the raw external data bit is set in an image without a data file");
 	if (h->refcount_order > 6)
 		return DAMAGED(p, "refcounts of 2^%u bits, where 64 bits are the most",
 			       h->refcount_order);
@@ -344,16 +366,20 @@ static int check_encryption(struct parse *p)
 	uint32_t method = p->hdr->h.crypt_method;
 
 	if (method > 2)
-		return error_set(p->e, ENOTSUP, "image '%s' is encrypted in a way that is not known here "
-				 "(method %u)", p->path, method);
+		return error_set(p->e, ENOTSUP,
+				 "image '%s' is encrypted in a way that is not known here "
+				 "(method %u)",
+				 p->path, method);
 	if (ext && method != 2)
-		return DAMAGED(p, "an encryption header in an image that is not encrypted with LUKS");
+		return DAMAGED(p,
+			       "an encryption header in an image that is not encrypted with LUKS");
 	if (method == 2 && (!ext || ext->len != 16))
 		return DAMAGED(p, "the place of the LUKS header is missing");
 	if (method && !p->o->metadata_only)
-		return error_set(p->e, ENOTSUP, "image '%s' is encrypted (%s), and encrypted images cannot be "
-				 "read or written here; decrypt it with: qemu-img convert", p->path,
-				 method == 2 ? "LUKS" : "AES");
+		return error_set(p->e, ENOTSUP,
+				 "image '%s' is encrypted (%s), and encrypted images cannot be "
+				 "read or written here; decrypt it with: qemu-img convert",
+				 p->path, method == 2 ? "LUKS" : "AES");
 	return 0;
 }
 
@@ -377,19 +403,22 @@ uint64_t qcow2_l1_needed(const struct qcow2_disk_header *h)
 static int check_table(struct parse *p, const struct table *t)
 {
 	if (t->off % p->cluster_size)
-		return DAMAGED(p, "the %s begins at byte %" PRIu64 ", which is not the start of a cluster",
-			       t->name, t->off);
+		return DAMAGED(
+			p, "the %s begins at byte %" PRIu64 ", which is not the start of a cluster",
+			t->name, t->off);
 	if (t->len > t->max)
-		return DAMAGED(p, "the %s is of %" PRIu64 " bytes, where %" PRIu64 " are allowed", t->name,
-			       t->len, t->max);
+		return DAMAGED(p, "the %s is of %" PRIu64 " bytes, where %" PRIu64 " are allowed",
+			       t->name, t->len, t->max);
 	if (!t->len)
 		return 0;
 	if (t->off < p->cluster_size)
 		return DAMAGED(p, "the %s overlaps the header", t->name);
 	if (t->off > p->file_size || t->len > p->file_size - t->off)
-		return error_set(p->e, EINVAL, "image '%s' is truncated or damaged: its %s lies at byte %"
-				 PRIu64 " on (%" PRIu64 " bytes), and the file ends at byte %" PRIu64
-				 "; restore it from a copy", p->path, t->name, t->off, t->len, p->file_size);
+		return error_set(p->e, EINVAL,
+				 "image '%s' is truncated or damaged: its %s lies at byte %" PRIu64
+				 " on (%" PRIu64 " bytes), and the file ends at byte %" PRIu64
+				 "; restore it from a copy",
+				 p->path, t->name, t->off, t->len, p->file_size);
 	return 0;
 }
 
@@ -417,7 +446,7 @@ static int bitmap_table(struct parse *p, struct table *t)
 	const struct qcow2_ext *ext = find_ext(p->hdr, QCOW2_EXT_BITMAPS);
 	uint32_t nr;
 
-	*t = (struct table){ .name = "bitmap directory", .max = MAX_BITMAP_DIR };
+	*t = (struct table){.name = "bitmap directory", .max = MAX_BITMAP_DIR};
 	if (!(p->hdr->h.autoclear_features & QCOW2_AUTOCLEAR_BITMAPS))
 		return 0;
 	if (!ext)
@@ -426,8 +455,9 @@ static int bitmap_table(struct parse *p, struct table *t)
 		return DAMAGED(p, "the bitmaps extension is of %u bytes, not 24", ext->len);
 	nr = load32(ext->data);
 	if (!nr || nr > MAX_BITMAPS || load32(ext->data + 4))
-		return DAMAGED(p, "the bitmaps extension announces %u bitmaps, where 1 to %u are allowed",
-			       nr, MAX_BITMAPS);
+		return DAMAGED(
+			p, "the bitmaps extension announces %u bitmaps, where 1 to %u are allowed",
+			nr, MAX_BITMAPS);
 	t->len = load64(ext->data + 8);
 	t->off = load64(ext->data + 16);
 	return t->len ? 0 : DAMAGED(p, "the bitmap directory is empty");
@@ -437,7 +467,7 @@ static int luks_table(struct parse *p, struct table *t)
 {
 	const struct qcow2_ext *ext = find_ext(p->hdr, QCOW2_EXT_LUKS);
 
-	*t = (struct table){ .name = "LUKS header", .max = UINT64_MAX };
+	*t = (struct table){.name = "LUKS header", .max = UINT64_MAX};
 	if (!ext)
 		return 0;
 	t->off = load64(ext->data);
@@ -449,11 +479,11 @@ static int check_tables(struct parse *p)
 {
 	const struct qcow2_disk_header *h = &p->hdr->h;
 	struct table t[5] = {
-		{ "L1 table", h->l1_table_offset, (uint64_t)h->l1_size * 8, QCOW2_MAX_L1_BYTES },
-		{ "refcount table", h->refcount_table_offset,
-		  (uint64_t)h->refcount_table_clusters << h->cluster_bits, QCOW2_MAX_REFT_BYTES },
-		{ "snapshot table", h->snapshots_offset, (uint64_t)h->nb_snapshots * SNAPSHOT_MIN,
-		  (uint64_t)QCOW2_MAX_SNAPSHOTS * SNAPSHOT_MIN },
+		{"L1 table", h->l1_table_offset, (uint64_t)h->l1_size * 8, QCOW2_MAX_L1_BYTES},
+		{"refcount table", h->refcount_table_offset,
+		 (uint64_t)h->refcount_table_clusters << h->cluster_bits, QCOW2_MAX_REFT_BYTES},
+		{"snapshot table", h->snapshots_offset, (uint64_t)h->nb_snapshots * SNAPSHOT_MIN,
+		 (uint64_t)QCOW2_MAX_SNAPSHOTS * SNAPSHOT_MIN},
 	};
 	int rc = bitmap_table(p, &t[3]);
 
@@ -468,8 +498,10 @@ static int check_tables(struct parse *p)
 	if (h->size > INT64_MAX)
 		return DAMAGED(p, "a disk of %" PRIu64 " bytes", h->size);
 	if (h->l1_size < qcow2_l1_needed(h))
-		return DAMAGED(p, "the L1 table has %u entries, where a disk of %" PRIu64 " bytes needs %"
-			       PRIu64, h->l1_size, h->size, qcow2_l1_needed(h));
+		return DAMAGED(p,
+			       "the L1 table has %u entries, where a disk of %" PRIu64
+			       " bytes needs %" PRIu64,
+			       h->l1_size, h->size, qcow2_l1_needed(h));
 	return check_overlaps(p, t, 5);
 }
 
@@ -493,8 +525,8 @@ static int parse_backing_name(struct parse *p)
 		return DAMAGED(p, "the backing file name overlaps the header");
 	if (!h->backing_file_size)
 		return 0;
-	p->hdr->backing_name = strndup((const char *)p->buf + h->backing_file_offset,
-				       h->backing_file_size);
+	p->hdr->backing_name =
+		strndup((const char *)p->buf + h->backing_file_offset, h->backing_file_size);
 	return p->hdr->backing_name ? 0 : no_memory(p);
 }
 
@@ -527,7 +559,11 @@ int co_qcow2_header_read(struct file *f, const struct layer_opts *o, struct qcow
 {
 	uint8_t head[sizeof(struct qcow2_disk_header)], *buf;
 	struct parse p = {
-		.path = file_path(f), .o = o, .hdr = out, .file_size = file_size(f), .e = e,
+		.path = file_path(f),
+		.o = o,
+		.hdr = out,
+		.file_size = file_size(f),
+		.e = e,
 	};
 	int rc;
 

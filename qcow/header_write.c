@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * header_write.c - the header on its way to the disk: serialise, rewrite, feature bits, backing name.
+ * header_write.c - the header on its way to the disk: serialise, rewrite, feature bits, backing
+ * name.
  *
  * Invariant: at every instant the header on disk is the old one or the new one,
  * since what a reader must believe changes with one 512-byte sector, the first, written
@@ -16,11 +17,11 @@
 #include "io/buf.h"
 #include "qcow/qcow2.h"
 
-#define SECTOR          512u
-#define V2_HEADER_LEN   72u
-#define MAX_NAME        1023u
-#define MAX_FORMAT_NAME 15u      /* QEMU reads no longer one */
-#define END_MARKER      8u
+#define SECTOR 512u
+#define V2_HEADER_LEN 72u
+#define MAX_NAME 1023u
+#define MAX_FORMAT_NAME 15u /* QEMU reads no longer one */
+#define END_MARKER 8u
 
 /* --- serialise --- */
 
@@ -30,14 +31,14 @@ const uint8_t *qcow2_feature_table(uint32_t *len)
 		uint8_t type, bit;
 		char name[46];
 	} table[] = {
-		{ 0, 0, "dirty bit" },
-		{ 0, 1, "corrupt bit" },
-		{ 0, 2, "external data file" },
-		{ 0, 3, "compression type" },
-		{ 0, 4, "extended L2 entries" },
-		{ 1, 0, "lazy refcounts" },
-		{ 2, 0, "bitmaps" },
-		{ 2, 1, "raw external data" },
+		{0, 0, "dirty bit"},
+		{0, 1, "corrupt bit"},
+		{0, 2, "external data file"},
+		{0, 3, "compression type"},
+		{0, 4, "extended L2 entries"},
+		{1, 0, "lazy refcounts"},
+		{2, 0, "bitmaps"},
+		{2, 1, "raw external data"},
 	};
 
 	static_assert(sizeof(table) == 8 * 48, "feature names");
@@ -87,7 +88,7 @@ static void put_bytes(struct image *im, const void *src, uint32_t len, uint32_t 
 
 static void put_ext(struct image *im, uint32_t type, const void *data, uint32_t len)
 {
-	uint32_t head[2] = { htobe32(type), htobe32(len) };
+	uint32_t head[2] = {htobe32(type), htobe32(len)};
 
 	put_bytes(im, head, sizeof(head), sizeof(head));
 	put_bytes(im, data, len, len + (-len & 7u));
@@ -99,7 +100,8 @@ static void put_string_ext(struct image *im, uint32_t type, const char *s)
 		put_ext(im, type, s, (uint32_t)strlen(s));
 }
 
-/* Header and extensions, in QEMU's order: its images come out as they were. Not the backing name. */
+/* Header and extensions, in QEMU's order: its images come out as they were. Not the backing name.
+ */
 static void put_header(struct image *im, const struct qcow2_header *h, bool feature_names)
 {
 	struct qcow2_disk_header disk = h->h;
@@ -126,7 +128,7 @@ static int serialise(const struct qcow2_header *h, uint8_t *buf, uint32_t cluste
 		     bool feature_names, uint64_t name_off, uint32_t *ext_end)
 {
 	uint32_t len = h->backing_name ? (uint32_t)strlen(h->backing_name) : 0;
-	struct image im = { .buf = buf, .size = cluster_size };
+	struct image im = {.buf = buf, .size = cluster_size};
 	struct qcow2_header named = *h;
 
 	if (len > MAX_NAME)
@@ -154,15 +156,21 @@ static int serialise(const struct qcow2_header *h, uint8_t *buf, uint32_t cluste
 static int no_room(int rc, const struct qcow2_header *h, uint32_t cluster_size, struct error *e)
 {
 	if (rc == -ENAMETOOLONG)
-		return error_set(e, ENAMETOOLONG, "the backing file name has %zu bytes, and a qcow2 header holds "
-				 "%u at most: use a shorter path", strlen(h->backing_name), MAX_NAME);
+		return error_set(e, ENAMETOOLONG,
+				 "the backing file name has %zu bytes, and a qcow2 header holds "
+				 "%u at most: use a shorter path",
+				 strlen(h->backing_name), MAX_NAME);
 	if (rc == -ENOSPC)
-		return error_set(e, ENOSPC, "header, extensions and backing file name do not fit into a cluster of "
-				 "%u bytes: use a shorter path, or a larger cluster size", cluster_size);
+		return error_set(
+			e, ENOSPC,
+			"header, extensions and backing file name do not fit into a cluster of "
+			"%u bytes: use a shorter path, or a larger cluster size",
+			cluster_size);
 	return rc;
 }
 
-int qcow2_header_serialise(const struct qcow2_header *h, void *buf, uint32_t cluster_size, struct error *e)
+int qcow2_header_serialise(const struct qcow2_header *h, void *buf, uint32_t cluster_size,
+			   struct error *e)
 {
 	/* the name stays where it is: see co_qcow2_set_backing() */
 	int rc = serialise(h, buf, cluster_size, true, h->h.backing_file_offset, NULL);
@@ -182,7 +190,8 @@ static int co_flush_write(struct qcow2 *q, uint64_t off, const void *buf, uint64
 }
 
 /* Brings sectors [first, end) of the first cluster from `old` to `new`; durable at return. */
-static int co_write_sectors(struct qcow2 *q, uint8_t *old, const uint8_t *new, uint32_t first, uint32_t end)
+static int co_write_sectors(struct qcow2 *q, uint8_t *old, const uint8_t *new, uint32_t first,
+			    uint32_t end)
 {
 	bool wrote = false;
 
@@ -301,26 +310,28 @@ int co_qcow2_set_features(struct qcow2 *q, uint64_t set_incompat, uint64_t clear
 /*
  * How a backing file is switched with one sector.
  *
- * What names it is spread: offset and length of the name in the first sector, the format in an extension, which
- * we keep first and so in the first sector too, and the name itself. So the name is written to sectors
- * that nothing in the old header refers to, and flushed; then one write of the first sector makes
- * new name and new format count together.
+ * What names it is spread: offset and length of the name in the first sector, the format in an
+ * extension, which we keep first and so in the first sector too, and the name itself. So the name
+ * is written to sectors that nothing in the old header refers to, and flushed; then one write of
+ * the first sector makes new name and new format count together.
  *
- * That is not enough when the format extension appears, disappears or changes its length, because the
- * extensions behind it move, and QEMU's table of feature names makes them reach into the second sector. This table is
- * optional. So the sector that switches leaves it out: the extension area then ends within the first sector. Once
- * that is durable, what belongs behind the first sector is written where now nobody looks, and a
- * last write of the first sector brings the table back. Each of the states between is a sound header.
+ * That is not enough when the format extension appears, disappears or changes its length, because
+ * the extensions behind it move, and QEMU's table of feature names makes them reach into the second
+ * sector. This table is optional. So the sector that switches leaves it out: the extension area
+ * then ends within the first sector. Once that is durable, what belongs behind the first sector is
+ * written where now nobody looks, and a last write of the first sector brings the table back. Each
+ * of the states between is a sound header.
  *
- * Without room (first clusters of 512 to 2048 bytes, or unknown extensions of more than a sector), in this order:
- * a cluster of one sector needs no more than one write anyhow; a name that fits into the first sector goes there;
- * else the rest of the cluster is written first, and the first sector last: a power cut between the two can leave the
- * old header with a wrong name, which then does not open. Longer clusters never get there.
+ * Without room (first clusters of 512 to 2048 bytes, or unknown extensions of more than a sector),
+ * in this order: a cluster of one sector needs no more than one write anyhow; a name that fits into
+ * the first sector goes there; else the rest of the cluster is written first, and the first sector
+ * last: a power cut between the two can leave the old header with a wrong name, which then does not
+ * open. Longer clusters never get there.
  */
 struct backing_switch {
 	struct qcow2 *q;
-	struct qcow2_header hdr;       /* new; shares all but name and format with q->hdr */
-	uint8_t *old, *new;            /* first clusters: on disk now; wanted next */
+	struct qcow2_header hdr; /* new; shares all but name and format with q->hdr */
+	uint8_t *old, *new;      /* first clusters: on disk now; wanted next */
 	uint32_t old_ext_end;
 	uint64_t name_off;
 };
@@ -356,7 +367,8 @@ static uint32_t find_ext_end(const struct backing_switch *s)
 	return off;
 }
 
-/* A place for the new name that shares no sector with anything the old or the new header uses; 0: none. */
+/* A place for the new name that shares no sector with anything the old or the new header uses; 0:
+ * none. */
 static uint64_t find_name_place(const struct backing_switch *s, uint32_t new_ext_end)
 {
 	const struct qcow2_disk_header *h = &s->q->hdr.h;
@@ -446,11 +458,16 @@ static int check_backing(struct qcow2 *q, const char *name, const char *format, 
 	if (!name)
 		return 0;
 	if (q->raw_external)
-		return error_set(e, EINVAL, "image '%s' has a raw data file, which holds all of the disk: it cannot "
-				 "have a backing file", file_path(q->file));
+		return error_set(
+			e, EINVAL,
+			"image '%s' has a raw data file, which holds all of the disk: it cannot "
+			"have a backing file",
+			file_path(q->file));
 	if (strlen(name) > MAX_NAME)
-		return error_set(e, ENAMETOOLONG, "the backing file name has %zu bytes, and a qcow2 header holds "
-				 "%u at most: use a shorter path", strlen(name), MAX_NAME);
+		return error_set(e, ENAMETOOLONG,
+				 "the backing file name has %zu bytes, and a qcow2 header holds "
+				 "%u at most: use a shorter path",
+				 strlen(name), MAX_NAME);
 	if (format && strlen(format) > MAX_FORMAT_NAME)
 		return error_set(e, EINVAL, "unknown backing format '%s'", format);
 	return 0;
@@ -471,7 +488,8 @@ static void take_over(struct backing_switch *s)
 }
 
 /* Under header_lock. */
-static int co_set_backing(struct backing_switch *s, const char *name, const char *format, struct error *e)
+static int co_set_backing(struct backing_switch *s, const char *name, const char *format,
+			  struct error *e)
 {
 	struct qcow2 *q = s->q;
 	int rc;
@@ -484,7 +502,8 @@ static int co_set_backing(struct backing_switch *s, const char *name, const char
 	else
 		rc = co_cluster_buffers(q, &s->old, &s->new);
 	if (rc < 0)
-		return error_set_errno(e, -rc, "cannot change the backing file of '%s'", file_path(q->file));
+		return error_set_errno(e, -rc, "cannot change the backing file of '%s'",
+				       file_path(q->file));
 	rc = co_switch(s);
 	if (rc == -ENOSPC || rc == -ENAMETOOLONG)
 		rc = no_room(rc, &s->hdr, q->cluster_size, e);
@@ -498,7 +517,7 @@ static int co_set_backing(struct backing_switch *s, const char *name, const char
 
 int co_qcow2_set_backing(struct qcow2 *q, const char *name, const char *format, struct error *e)
 {
-	struct backing_switch s = { .q = q };
+	struct backing_switch s = {.q = q};
 	int rc;
 
 	if (name && !*name)

@@ -18,7 +18,7 @@ struct layer {
 	/* set at open and never changed */
 	enum layer_format format;
 	struct file *file;
-	struct qcow2 *q;               /* NULL: raw */
+	struct qcow2 *q; /* NULL: raw */
 	struct raw raw;
 
 	char *node_name;
@@ -58,7 +58,8 @@ static int co_probe(struct file *f, enum layer_format *out, struct error *e)
 	return 0;
 }
 
-static int co_open_format(struct reactor *r, struct layer *l, const struct layer_opts *o, struct error *e)
+static int co_open_format(struct reactor *r, struct layer *l, const struct layer_opts *o,
+			  struct error *e)
 {
 	int rc = 0;
 
@@ -70,15 +71,17 @@ static int co_open_format(struct reactor *r, struct layer *l, const struct layer
 	if (l->format == FORMAT_RAW)
 		return raw_open(&l->raw, l->file, o, e);
 	if (o->raw_offset || o->raw_size)
-		return error_set(e, EINVAL, "'%s': \"offset\" and \"size\" are for raw images, and this one is qcow2",
-				 file_path(l->file));
+		return error_set(
+			e, EINVAL,
+			"'%s': \"offset\" and \"size\" are for raw images, and this one is qcow2",
+			file_path(l->file));
 	return co_qcow2_open(r, l->file, o, &l->q, e);
 }
 
 int co_layer_open(struct reactor *r, const char *path, const struct layer_opts *o,
 		  struct layer **out, struct error *e)
 {
-	struct file_opts fo = { .writable = o->writable, .cache = o->cache, .no_lock = o->no_lock };
+	struct file_opts fo = {.writable = o->writable, .cache = o->cache, .no_lock = o->no_lock};
 	struct layer *l = calloc(1, sizeof(*l));
 	int rc;
 
@@ -111,8 +114,10 @@ int co_layer_close(struct layer *l, struct error *e)
 	} else if (l->raw.writable) {
 		rc = co_file_flush(l->file);
 		if (rc < 0)
-			error_set_errno(e, -rc, "cannot flush '%s': changes since the last flush may be lost",
-					file_path(l->file));
+			error_set_errno(
+				e, -rc,
+				"cannot flush '%s': changes since the last flush may be lost",
+				file_path(l->file));
 	}
 	file_close(l->file);
 	free(l->node_name);
@@ -270,9 +275,12 @@ int co_layer_write_compressed(struct layer *l, uint64_t guest_off, const void *b
 int co_layer_set_backing(struct layer *l, const char *name, const char *format, struct error *e)
 {
 	if (!l->q)
-		return error_set(e, ENOTSUP, "'%s' is a raw image, which cannot name a backing file", layer_path(l));
+		return error_set(e, ENOTSUP,
+				 "'%s' is a raw image, which cannot name a backing file",
+				 layer_path(l));
 	if (!l->q->writable)
-		return error_set(e, EROFS, "image '%s' is open read-only: its backing file cannot be changed",
+		return error_set(e, EROFS,
+				 "image '%s' is open read-only: its backing file cannot be changed",
 				 layer_path(l));
 	return co_qcow2_set_backing(l->q, name, format, e);
 }

@@ -47,13 +47,16 @@ static int data_file_path(struct qcow2 *q, const struct layer_opts *o, struct im
 	int rc;
 
 	if (!name || !*name)
-		return error_set(e, EINVAL, "image '%s' keeps its data in another file, but does not name it; "
-				 "name it with: json:{\"driver\":\"qcow2\",\"data-file\":...}", image);
+		return error_set(e, EINVAL,
+				 "image '%s' keeps its data in another file, but does not name it; "
+				 "name it with: json:{\"driver\":\"qcow2\",\"data-file\":...}",
+				 image);
 	rc = image_ref_parse(name, o->data_file ? NULL : image, ref, e);
 	if (rc < 0)
 		error_prefix(e, "data file of image '%s'", image);
 	else if (ref->format == FORMAT_QCOW2 || ref->raw_offset || ref->raw_size)
-		rc = error_set(e, ENOTSUP, "image '%s' names the data file '%s', which is not a plain file",
+		rc = error_set(e, ENOTSUP,
+			       "image '%s' names the data file '%s', which is not a plain file",
 			       image, name);
 	return rc;
 }
@@ -62,10 +65,10 @@ static int data_file_path(struct qcow2 *q, const struct layer_opts *o, struct im
  * A relative name counts from the image's folder. QEMU counts from the current one, so
  * a file that is only there is taken too.
  */
-static int open_at_either_place(struct qcow2 *q, const struct layer_opts *o, const struct image_ref *ref,
-				struct error *e)
+static int open_at_either_place(struct qcow2 *q, const struct layer_opts *o,
+				const struct image_ref *ref, struct error *e)
 {
-	struct file_opts fo = { .writable = o->writable, .cache = o->cache, .no_lock = o->no_lock };
+	struct file_opts fo = {.writable = o->writable, .cache = o->cache, .no_lock = o->no_lock};
 	const char *name = o->data_file ? NULL : q->hdr.data_file;
 	int rc;
 
@@ -78,7 +81,7 @@ static int open_at_either_place(struct qcow2 *q, const struct layer_opts *o, con
 
 static int open_data_file(struct qcow2 *q, const struct layer_opts *o, struct error *e)
 {
-	struct image_ref ref = { 0 };
+	struct image_ref ref = {0};
 	int rc;
 
 	if (!q->external_data) {
@@ -92,8 +95,10 @@ static int open_data_file(struct qcow2 *q, const struct layer_opts *o, struct er
 		rc = open_at_either_place(q, o, &ref, e);
 		if (rc == -ENOENT && e) {
 			*e = (struct error)ERROR_INIT;
-			error_set(e, ENOENT, "the data file '%s' of image '%s' does not exist; put it back "
-				  "in its place", ref.path, file_path(q->file));
+			error_set(e, ENOENT,
+				  "the data file '%s' of image '%s' does not exist; put it back "
+				  "in its place",
+				  ref.path, file_path(q->file));
 		} else if (rc < 0) {
 			error_prefix(e, "data file of image '%s'", file_path(q->file));
 		}
@@ -101,7 +106,8 @@ static int open_data_file(struct qcow2 *q, const struct layer_opts *o, struct er
 	if (!rc && file_same(q->data_file, q->file)) {
 		file_close(q->data_file);
 		q->data_file = NULL;
-		rc = error_set(e, EINVAL, "image '%s' names itself as its data file; restore it from a copy",
+		rc = error_set(e, EINVAL,
+			       "image '%s' names itself as its data file; restore it from a copy",
 			       file_path(q->file));
 	}
 	image_ref_free(&ref);
@@ -119,7 +125,8 @@ static int co_read_l1(struct qcow2 *q, struct error *e)
 		return error_set(e, ENOMEM, "cannot open '%s': out of memory", file_path(q->file));
 	rc = co_file_read(q->file, q->hdr.h.l1_table_offset, q->l1, bytes);
 	if (rc < 0)
-		return error_set_errno(e, -rc, "cannot read the L1 table of '%s'", file_path(q->file));
+		return error_set_errno(e, -rc, "cannot read the L1 table of '%s'",
+				       file_path(q->file));
 	for (uint32_t i = 0; i < q->l1_size; i++)
 		q->l1[i] = be64toh(q->l1[i]);
 	return 0;
@@ -134,10 +141,13 @@ static int co_clear_autoclear(struct qcow2 *q, struct error *e)
 		return 0;
 	rc = co_qcow2_set_features(q, 0, 0, lost);
 	if (rc < 0)
-		return error_set_errno(e, -rc, "cannot write the header of '%s'", file_path(q->file));
+		return error_set_errno(e, -rc, "cannot write the header of '%s'",
+				       file_path(q->file));
 	if (lost & QCOW2_AUTOCLEAR_BITMAPS)
-		log_warn("image '%s' has dirty bitmaps, which are not kept up here: they are marked "
-			 "inconsistent now that it is written to", file_path(q->file));
+		log_warn(
+			"image '%s' has dirty bitmaps, which are not kept up here: they are marked "
+			"inconsistent now that it is written to",
+			file_path(q->file));
 	lost &= ~QCOW2_AUTOCLEAR_BITMAPS;
 	if (lost)
 		log_info("image '%s': unknown autoclear features 0x%" PRIx64 " were switched off",
@@ -151,13 +161,15 @@ static int co_clear_dirty(struct qcow2 *q, const struct layer_opts *o, struct er
 
 	if (!(q->hdr.h.incompatible_features & QCOW2_INCOMPAT_DIRTY) || o->allow_dirty)
 		return 0;
-	log_info("image '%s' was not closed cleanly: its refcounts are rebuilt", file_path(q->file));
+	log_info("image '%s' was not closed cleanly: its refcounts are rebuilt",
+		 file_path(q->file));
 	rc = co_qcow2_rebuild_refcounts(q, e);
 	if (rc < 0)
 		return rc;
 	rc = co_qcow2_set_features(q, 0, QCOW2_INCOMPAT_DIRTY, 0);
 	if (rc < 0)
-		return error_set_errno(e, -rc, "cannot write the header of '%s'", file_path(q->file));
+		return error_set_errno(e, -rc, "cannot write the header of '%s'",
+				       file_path(q->file));
 	return 0;
 }
 

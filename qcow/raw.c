@@ -23,18 +23,24 @@ int raw_open(struct raw *raw, struct file *f, const struct layer_opts *o, struct
 {
 	uint64_t file_bytes = file_size(f);
 
-	*raw = (struct raw){ .file = f, .off = o->raw_offset, .writable = o->writable };
+	*raw = (struct raw){.file = f, .off = o->raw_offset, .writable = o->writable};
 	if (o->raw_offset % RAW_UNIT || o->raw_size % RAW_UNIT)
-		return error_set(e, EINVAL, "'%s': \"offset\" and \"size\" of a raw image must be multiples of %u",
-				 file_path(f), RAW_UNIT);
+		return error_set(
+			e, EINVAL,
+			"'%s': \"offset\" and \"size\" of a raw image must be multiples of %u",
+			file_path(f), RAW_UNIT);
 	if (o->raw_offset > file_bytes)
-		return error_set(e, EINVAL, "'%s': \"offset\" is %" PRIu64 ", and the file has only %" PRIu64
-				 " bytes", file_path(f), o->raw_offset, file_bytes);
+		return error_set(e, EINVAL,
+				 "'%s': \"offset\" is %" PRIu64 ", and the file has only %" PRIu64
+				 " bytes",
+				 file_path(f), o->raw_offset, file_bytes);
 	raw->size = o->raw_size ? o->raw_size : sectors_up(file_bytes - o->raw_offset);
 	if (raw->size > sectors_up(file_bytes - o->raw_offset))
-		return error_set(e, EINVAL, "'%s': \"offset\" %" PRIu64 " and \"size\" %" PRIu64 " reach beyond the "
-				 "end of the file, %" PRIu64 " bytes", file_path(f), o->raw_offset,
-				 o->raw_size, file_bytes);
+		return error_set(e, EINVAL,
+				 "'%s': \"offset\" %" PRIu64 " and \"size\" %" PRIu64
+				 " reach beyond the "
+				 "end of the file, %" PRIu64 " bytes",
+				 file_path(f), o->raw_offset, o->raw_size, file_bytes);
 	return 0;
 }
 
@@ -65,7 +71,8 @@ static int co_run(struct raw *raw, uint64_t guest_off, uint64_t bytes, bool *dat
 	return 0;
 }
 
-int co_raw_extents(struct raw *raw, uint64_t guest_off, uint64_t bytes, struct extent *out, unsigned max)
+int co_raw_extents(struct raw *raw, uint64_t guest_off, uint64_t bytes, struct extent *out,
+		   unsigned max)
 {
 	uint64_t end = guest_off + bytes < raw->size ? guest_off + bytes : raw->size;
 	unsigned n = 0;
@@ -86,8 +93,11 @@ int co_raw_extents(struct raw *raw, uint64_t guest_off, uint64_t bytes, struct e
 			break;
 		} else {
 			out[n++] = (struct extent){
-				.guest_off = guest_off, .bytes = len, .kind = kind,
-				.in_place = raw->writable, .host_off = raw->off + guest_off,
+				.guest_off = guest_off,
+				.bytes = len,
+				.kind = kind,
+				.in_place = raw->writable,
+				.host_off = raw->off + guest_off,
 			};
 		}
 		guest_off += len;
