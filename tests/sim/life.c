@@ -248,7 +248,7 @@ void life_run(struct world *w, enum life_kind kind)
 	sim_random(&life.rng);
 	so.seed = sim_random(&life.rng);
 	if (kind == LIFE_WORK && rnd(8))
-		so.crash_at = 1 + rnd(rnd(4) ? 4000 : 300);
+		so.crash_at = 1 + rnd(rnd(4) ? 400 : rnd(2) ? 60 : 4000);
 	choose_faults(&life);
 	log_setup("sim", w->verbose ? LOG_LVL_WARN : LOG_LVL_ERROR, false);
 	/* the errors that we make are no news */

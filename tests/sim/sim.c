@@ -233,6 +233,157 @@ static int ask_qemu(void)
 	return 1;
 }
 
+/* --- what only QEMU makes: internal snapshots and compressed clusters --- */
+
+#define SNAPSHOTS 2
+
+static struct snapshot {
+	unsigned layer;            /* that has it, counted from 1; 0: none */
+	char name[8];
+	uint64_t size;
+	unsigned char *disk;
+} snapshots[SNAPSHOTS];
+
+static int tool_failed(const char *what)
+{
+	show_log();
+	snprintf(w->failure, sizeof(w->failure), "%s of '%s' failed", what, w->layers[w->depth - 1].name);
+	return 1;
+}
+
+/* A snapshot must hold for ever what the disk held when it was taken. */
+static int check_snapshot(const struct snapshot *s)
+{
+	const char *top = w->layers[s->layer - 1].name;
+	const char *convert[] = { "qemu-img", "convert", "-f", "qcow2", "-l", s->name, "-O", "raw",
+				  top, "snapshot.raw", NULL };
+	unsigned char *got;
+	char path[192];
+	size_t n;
+	FILE *f;
+	int rc;
+
+	if (run_tool(convert))
+		return tool_failed("qemu-img convert of a snapshot");
+	snprintf(path, sizeof(path), "%s/snapshot.raw", w->dir);
+	f = fopen(path, "r");
+	got = malloc(s->size);
+	if (!f || !got)
+		return tool_failed("reading a snapshot");
+	n = fread(got, 1, s->size, f);
+	fclose(f);
+	rc = n != s->size || memcmp(got, s->disk, n) != 0;
+	free(got);
+	if (rc)
+		snprintf(w->failure, sizeof(w->failure), "snapshot '%s' of '%s' has changed", s->name, top);
+	return rc;
+}
+
+static int check_snapshots(void)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < SNAPSHOTS; i++)
+		if (snapshots[i].layer)
+			rc = check_snapshot(&snapshots[i]);
+	return rc;
+}
+
+static void forget_snapshots(void)
+{
+	for (unsigned i = 0; i < SNAPSHOTS; i++) {
+		free(snapshots[i].disk);
+		snapshots[i] = (struct snapshot){ 0 };
+	}
+}
+
+static int take_snapshot(struct snapshot *s)
+{
+	struct oracle *o = &w->oracle;
+	const char *create[] = { "qemu-img", "snapshot", "-c", s->name, w->layers[w->depth - 1].name, NULL };
+
+	snprintf(s->name, sizeof(s->name), "s%u", w->life);
+	if (run_tool(create))
+		return tool_failed("qemu-img snapshot -c");
+	s->layer = w->depth;
+	s->size = o->size;
+	s->disk = malloc(o->size);
+	if (!s->disk)
+		return -ENOMEM;
+	memcpy(s->disk, o->base, o->size);
+	return 0;
+}
+
+static int apply_or_delete(struct snapshot *s)
+{
+	bool apply = s->size == w->oracle.size && world_below(w, 2);
+	const char *argv[] = { "qemu-img", "snapshot", apply ? "-a" : "-d", s->name,
+			       w->layers[w->depth - 1].name, NULL };
+
+	if (run_tool(argv))
+		return tool_failed(apply ? "qemu-img snapshot -a" : "qemu-img snapshot -d");
+	if (apply) {
+		oracle_rebase(&w->oracle, s->disk);
+		return 0;
+	}
+	free(s->disk);
+	*s = (struct snapshot){ 0 };
+	return 0;
+}
+
+static bool snapshots_possible(const struct world_layer *l)
+{
+	return l->o.format == FORMAT_QCOW2 && !l->data_file[0] &&
+	       (!l->o.refcount_bits || l->o.refcount_bits >= 8);
+}
+
+static int change_snapshots(void)
+{
+	struct snapshot *s = &snapshots[world_below(w, SNAPSHOTS)];
+
+	if (!snapshots_possible(&w->layers[w->depth - 1]) || (s->layer && s->layer != w->depth))
+		return 0;
+	if (w->verbose)
+		printf("  snapshot: %s\n", s->layer ? "apply or delete" : "create");
+	return s->layer ? apply_or_delete(s) : take_snapshot(s);
+}
+
+/* The active image as QEMU compresses it. */
+static int compress_layer(void)
+{
+	struct world_layer *l = &w->layers[w->depth - 1];
+	struct world_layer *below = w->depth > 1 ? l - 1 : NULL;
+	char options[256], from[192], to[192];
+	const char *argv[] = { "qemu-img", "convert", "-c", "-f", "qcow2", "-O", "qcow2", "-o", options,
+			       l->name, "compressed", NULL };
+	int n;
+
+	if (l->o.format != FORMAT_QCOW2 || l->data_file[0])
+		return 0;
+	for (unsigned i = 0; i < SNAPSHOTS; i++)
+		if (snapshots[i].layer == w->depth)
+			return 0;
+	n = snprintf(options, sizeof(options), "cluster_size=%u,compat=%s", l->o.cluster_size,
+		     l->o.version == 2 ? "0.10" : "1.1");
+	if (l->o.version != 2)
+		n += snprintf(options + n, sizeof(options) - n, ",refcount_bits=%u,extended_l2=%s,"
+			      "lazy_refcounts=%s,compression_type=%s",
+			      l->o.refcount_bits ? l->o.refcount_bits : 16, l->o.extended_l2 ? "on" : "off",
+			      l->o.lazy_refcounts ? "on" : "off", world_below(w, 2) ? "zlib" : "zstd");
+	if (below)
+		snprintf(options + n, sizeof(options) - n, ",backing_file=%s,backing_fmt=%s", below->name,
+			 layer_format_name(below->o.format));
+	if (w->verbose)
+		printf("  compressed: %s\n", options);
+	if (run_tool(argv))
+		return tool_failed("qemu-img convert -c");
+	snprintf(from, sizeof(from), "%s/compressed", w->dir);
+	snprintf(to, sizeof(to), "%s/%s", w->dir, l->name);
+	w->leak_bound = 0;
+	w->crashed = false;
+	return rename(from, to) < 0 ? -errno : 0;
+}
+
 /* --- a seed --- */
 
 static int run_lives(void)
@@ -254,9 +405,15 @@ static int run_lives(void)
 			rc = run_life(LIFE_LOOK);
 		if (!rc && look && !world_below(w, QEMU_EVERY / 4))
 			rc = ask_qemu();
+		if (!rc && look && !world_below(w, 3))
+			rc = change_snapshots();
+		if (!rc && look && !world_below(w, 6))
+			rc = compress_layer();
 		if (!rc && look && w->depth < WORLD_LAYERS && world_below(w, 2))
 			rc = add_layer();
 	}
+	if (!rc)
+		rc = check_snapshots();
 	return rc;
 }
 
@@ -276,9 +433,10 @@ static void remove_folder(void)
 	char path[192];
 
 	for (unsigned i = 0; i < WORLD_LAYERS; i++) {
-		const char *names[] = { w->layers[i].name, w->layers[i].data_file, "log", "expected.raw" };
+		const char *names[] = { w->layers[i].name, w->layers[i].data_file, "log", "expected.raw",
+					"snapshot.raw", "compressed" };
 
-		for (unsigned k = 0; k < 4; k++) {
+		for (unsigned k = 0; k < 6; k++) {
 			snprintf(path, sizeof(path), "%s/%s", w->dir, names[k]);
 			if (names[k][0])
 				unlink(path);
@@ -310,6 +468,7 @@ static int run_seed(uint64_t seed)
 	if (opt.verbose)
 		printf("seed %" PRIu64 "\n", seed);
 	rc = run_lives();
+	forget_snapshots();
 	if (rc) {
 		printf("FAILED: seed %" PRIu64 ", life %u of '%s' (%u layers): %s\n", seed, w->life,
 		       w->layers[w->depth - 1].name, w->depth, w->failure);
