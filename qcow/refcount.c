@@ -438,26 +438,27 @@ static int co_reserve(struct qcow2_tables *t, uint64_t want)
 	return r;
 }
 
-/* Lengthens the reservation if what follows it is free: for runs longer than what is left. */
+/*
+ * Lengthens the reservation if what follows it is free: for runs longer than what is left.
+ * Where the next refcount block is still to be made the run ends: the block takes the
+ * first cluster of its own range, so no run ever crosses that border (a run longer than
+ * a block covers would be sought for ever).
+ */
 static int co_extend(struct qcow2_tables *t, uint64_t want)
 {
-	uint64_t at, got;
-	int r;
-
 	while (t->res_end - t->res_next < want) {
-		at = t->res_end;
-		r = co_claim(t, &at, t->res_batch > want ? t->res_batch : want, &got);
+		uint64_t at = t->res_end, index, got;
+		struct tblock *b;
+		int r = co_refblock(t, at, &b, &index);
+
 		if (r < 0)
 			return r;
-		if (!got)
+		if (!b)
 			return 0;
-		if (at != t->res_end) {
-			/* A refcount block came between: the rest of the old run goes back. */
-			if (t->res_next < t->res_end)
-				clusters_drop(t, t->res_next, t->res_end - t->res_next);
-			t->res_next = at;
-			t->res_end = at;
-		}
+		r = co_claim(t, &at, t->res_batch > want ? t->res_batch : want, &got);
+		if (r < 0 || !got)
+			return r;
+		assert(at == t->res_end);
 		t->res_end += got;
 	}
 	return 0;

@@ -387,6 +387,53 @@ static void kill_case(const struct format *f, uint64_t seed, unsigned rounds)
 	drop_image(&t);
 }
 
+/* A guest write longer than one refcount block covers: given in shorter runs, with bounded reservation. */
+static int co_long_write(void *arg)
+{
+	struct run *t = arg;
+	struct guest g = guest_of(t);
+	uint64_t at = 0;
+	unsigned runs = 0;
+
+	guest_open(&g, t->img, true);
+	memset(t->want, 0x6b, t->size);
+	while (at < t->size) {
+		struct layer_alloc a;
+		int r = co_layer_alloc(g.l, at, t->size - at, &a);
+
+		assert_int_equal(r, 0);
+		assert_true(a.bytes && a.guest_off == at && a.guest_off + a.bytes <= t->size);
+		r = co_file_write(layer_data_file(g.l), a.host_off, t->want + at, a.bytes);
+		assert_int_equal(r, 0);
+		assert_int_equal(co_layer_link(g.l, &a, at, a.bytes), 0);
+		at += a.bytes;
+		assert_true(++runs < 4096);
+	}
+	assert_true(layer_reserved_bytes(g.l) <= MIB);
+	guest_close(&g);
+	return 0;
+}
+
+static void test_longer_than_a_refcount_block(void **state)
+{
+	static const struct format f = { "128 clusters a block", "cluster_size=1k,refcount_bits=64", 2,
+					 .backing = false };
+	struct run t = { .f = &f, .seed = 1 };
+	struct reactor_config rc = { .engine = ENGINE_URING };
+	struct error e = ERROR_INIT;
+
+	make_image(&t);
+	if (reactor_new(&rc, &t.r, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_int_equal(reactor_run_co(t.r, co_long_write, &t), 0);
+	reactor_free(t.r);
+	assert_int_equal(shell("qemu-img check -q -f qcow2 %s", t.img), 0);
+	assert_int_equal(shell("qemu-img convert -f qcow2 -O raw %s %s/out.raw", t.img, t.dir), 0);
+	snprintf(t.raw, sizeof(t.raw), "%s/out.raw", t.dir);
+	assert_file_is(t.raw, t.want, t.size);
+	drop_image(&t);
+}
+
 static void test_kill(void **state)
 {
 	static const struct format f[] = {
@@ -413,6 +460,7 @@ int main(void)
 		cmocka_unit_test(test_snapshots),
 		cmocka_unit_test(test_data_files),
 		cmocka_unit_test(test_preallocated_and_lazy),
+		cmocka_unit_test(test_longer_than_a_refcount_block),
 		cmocka_unit_test(test_kill),
 	};
 
