@@ -8,19 +8,21 @@
  * thread with a small ring of its own (they need 128-byte SQEs).
  *
  * Recovery: devices are made with USER_RECOVERY_REISSUE. When a server dies, the kernel keeps
- * the device and holds I/O back; run_dir/ublk names the device, and the next start of the
- * same chain takes it up again, so what is mounted on it goes on. A device that does not fit the chain
- * any more is deleted.
+ * the device and holds I/O back; the next start of the same chain finds it by the mark in its
+ * server_flags and takes it up again, so what is mounted on it goes on. A device that does not
+ * fit the chain any more is deleted.
  *
  * Facts: Documentation/block/ublk.rst and drivers/block/ublk_drv.c. Invariant: a tag is with the kernel
  * (its command outstanding), or with the chain, or dead; the buffers go when all are dead.
  */
 #include "dm/ublk_abi.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <liburing.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,13 +31,13 @@
 #include <unistd.h>
 
 #include "dm/server.h"
-#include "dm/sysfs.h"
 #include "io/buf.h"
 #include "io/co.h"
 #include "io/log.h"
 
 #define CONTROL "/dev/ublk-control"
 #define SECTOR 512u
+#define RECOVERY_TRIES 250     /* of 20 ms */
 #define MAX_RANGE_SECTORS (UINT32_MAX >> 9)   /* of a discard or write-zeroes */
 
 struct tag {
@@ -53,7 +55,6 @@ struct ublk {
 	struct chain *chain;
 	struct reactor *r;
 	char *name;
-	char *state_file;              /* run_dir/ublk */
 	struct ublk_dev_info info;
 	uint64_t features;
 	char node[32];
@@ -346,19 +347,6 @@ static uint64_t mark_of(const char *name, const char *run_dir)
 	return h;
 }
 
-static void remember(struct ublk *u)
-{
-	char tmp[4200];
-	FILE *f;
-
-	snprintf(tmp, sizeof(tmp), "%s.new", u->state_file);
-	f = fopen(tmp, "we");
-	if (!f || fprintf(f, "%" PRIu32 "\n", u->info.dev_id) < 0 || fclose(f) != 0 ||
-	    rename(tmp, u->state_file) < 0)
-		log_warn("cannot write %s: after a crash %s will have to be deleted by hand: %m",
-			 u->state_file, u->node);
-}
-
 static int co_add(struct ublk *u, unsigned depth, uint64_t mark, struct error *e)
 {
 	struct ublk_params p;
@@ -380,7 +368,6 @@ static int co_add(struct ublk *u, unsigned depth, uint64_t mark, struct error *e
 				       u->name);
 	u->added = true;
 	snprintf(u->node, sizeof(u->node), "/dev/ublkb%" PRIu32, u->info.dev_id);
-	remember(u);
 	fill_params(u, &p);
 	rc = co_control(u->r, UBLK_SET_PARAMS, u->info.dev_id, &p, sizeof(p), 0);
 	return rc < 0 ? error_set_errno(e, -rc, "the ublk driver refuses the limits of chain '%s'",
@@ -396,7 +383,6 @@ static int co_delete(struct ublk *u, bool wait)
 		rc = co_control(u->r, UBLK_DEL_DEV_ASYNC, u->info.dev_id, NULL, 0, 0);
 	if (rc == -EOPNOTSUPP || rc == -EINVAL)
 		rc = co_control(u->r, UBLK_DEL_DEV, u->info.dev_id, NULL, 0, 0);
-	unlink(u->state_file);
 	return rc;
 }
 
@@ -418,7 +404,6 @@ static void co_teardown(struct ublk *u, bool wait)
 		if (rc < 0)
 			log_error("cannot delete %s: %s", u->node, strerror(-rc));
 	}
-	free(u->state_file);
 	free(u->name);
 	free(u);
 }
@@ -438,19 +423,46 @@ static bool fits(struct ublk *u)
 	       have.basic.attrs == want.basic.attrs && u->info.nr_hw_queues == 1;
 }
 
-/* Finds the device that a dead server of this chain left: 1 found (u->info is it), 0 none. */
+/* Finds the device that a dead server of this chain left, by its mark: 1 found (u->info is it), 0 none. */
 static int co_find_left(struct ublk *u, uint64_t mark)
 {
-	char line[32];
+	DIR *d = opendir("/sys/class/ublk-char");
+	struct dirent *de;
+	int found = 0;
 
-	if (sysfs_read(u->state_file, line, sizeof(line)) <= 0)
-		return 0;
-	u->info = (struct ublk_dev_info){ .dev_id = (uint32_t)strtoul(line, NULL, 10) };
-	if (co_control(u->r, UBLK_GET_DEV_INFO, u->info.dev_id, &u->info, sizeof(u->info), 0) < 0 ||
-	    u->info.server_flags != mark)
-		return 0;
-	snprintf(u->node, sizeof(u->node), "/dev/ublkb%" PRIu32, u->info.dev_id);
-	return 1;
+	/* cppcheck-suppress readdirCalled ; safe on a stream of our own in glibc */
+	while (d && !found && (de = readdir(d))) {
+		uint32_t id;
+
+		if (sscanf(de->d_name, "ublkc%" SCNu32, &id) != 1)
+			continue;
+		u->info = (struct ublk_dev_info){ .dev_id = id };
+		found = co_control(u->r, UBLK_GET_DEV_INFO, id, &u->info, sizeof(u->info), 0) >= 0 &&
+			u->info.server_flags == mark;
+	}
+	if (d)
+		closedir(d);
+	if (found)
+		snprintf(u->node, sizeof(u->node), "/dev/ublkb%" PRIu32, u->info.dev_id);
+	return found;
+}
+
+/*
+ * The kernel lets go of a killed server only when its ring is taken apart, a moment
+ * after its end, and has no event for that: so ask again for a while.
+ */
+static int co_start_recovery(struct ublk *u)
+{
+	int rc = -EBUSY;
+
+	for (unsigned i = 0; i < RECOVERY_TRIES && rc == -EBUSY; i++) {
+		if (i)
+			co_sleep_ns(u->r, 20000000);
+		rc = co_control(u->r, UBLK_START_USER_RECOVERY, u->info.dev_id, NULL, 0, 0);
+		if (rc == -EBUSY && u->info.server_pid > 0 && kill(u->info.server_pid, 0) == 0)
+			break;         /* it lives */
+	}
+	return rc;
 }
 
 /* 1: taken up, commands fetched; 0: nothing to take up, or it was deleted. */
@@ -467,9 +479,9 @@ static int co_recover(struct ublk *u, uint64_t mark, struct error *e)
 		co_delete(u, false);
 		return 0;
 	}
-	rc = co_control(u->r, UBLK_START_USER_RECOVERY, u->info.dev_id, NULL, 0, 0);
+	rc = co_start_recovery(u);
 	if (rc < 0) {
-		if (u->info.state == UBLK_STATE_LIVE)
+		if (rc == -EBUSY)
 			return error_set(e, EBUSY, "%s of chain '%s' is still being served by "
 					 "process %d", u->node, u->name, u->info.server_pid);
 		co_control(u->r, UBLK_STOP_DEV, u->info.dev_id, NULL, 0, 0);
@@ -532,8 +544,7 @@ static int co_server_start(const struct server_opts *o, void **priv, struct erro
 				 "engine; use --engine uring or --device fuse",
 				 engine_name(reactor_engine(r)));
 	u = calloc(1, sizeof(*u));
-	if (!u || !(u->name = strdup(o->name)) ||
-	    asprintf(&u->state_file, "%s/ublk", o->run_dir) < 0)
+	if (!u || !(u->name = strdup(o->name)))
 		abort();               /* at start: before anything depends on us */
 	u->chain = o->chain;
 	u->r = r;
