@@ -13,8 +13,10 @@
 
 #include "io/log.h"
 #include "tools/applet.h"
+#include "tools/lock_wait.h"
 
 #define FORCE_WITHIN_NS 10000000000ull
+#define LOCK_WAIT_NS 10000000000ull   /* of a daemon that was killed */
 
 void daemon_stop(struct daemon *d, bool force)
 {
@@ -75,8 +77,15 @@ static int co_open_chain(struct daemon *d)
 		.cache = conf->cache,
 		.map_cache = conf->map_cache,
 	};
+	int ret;
 
-	return co_chain_open(d->r, &o, &d->chain, &d->error);
+	ret = co_chain_open(d->r, &o, &d->chain, &d->error);
+	if (ret == -EAGAIN && d->rundir.after_crash &&
+	    co_lock_wait(d->r, conf->image, LOCK_WAIT_NS) == 0) {
+		d->error = (struct error)ERROR_INIT;
+		ret = co_chain_open(d->r, &o, &d->chain, &d->error);
+	}
+	return ret;
 }
 
 static int co_start_device(struct daemon *d)

@@ -5,12 +5,17 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#define DYING_WAIT_MS 10000
 
 static pid_t pid_read(int fd)
 {
@@ -20,11 +25,7 @@ static pid_t pid_read(int fd)
 	return n > 0 ? (pid_t)strtol(text, NULL, 10) : 0;
 }
 
-/*
- * Everything in the folder but the pid file is a left-over once we hold the lock. A mount
- * stays: the device's maker must see it to find the loop device above it (dm/fuse_loop.c).
- */
-static void leftovers_remove(const struct rundir *d)
+static void sockets_remove(const struct rundir *d)
 {
 	DIR *dir = opendir(d->path);
 	struct dirent *entry;
@@ -33,13 +34,11 @@ static void leftovers_remove(const struct rundir *d)
 		return;
 	while ((entry = readdir(dir))) {
 		char path[PATH_MAX + 260];
+		struct stat st;
 
-		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") ||
-		    !strcmp(entry->d_name, "pid"))
-			continue;
 		snprintf(path, sizeof(path), "%s/%s", d->path, entry->d_name);
-		if (unlink(path) < 0 && (errno == EISDIR || errno == EPERM))
-			rmdir(path);
+		if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
+			unlink(path);
 	}
 	closedir(dir);
 }
@@ -54,13 +53,57 @@ static int pid_write(struct rundir *d, struct error *e)
 	return 0;
 }
 
+/* Bit 2 of the flags in /proc/PID/stat: the process is exiting; a pending SIGKILL comes before that. */
+static bool is_dying(pid_t pid)
+{
+	char path[64], line[1024], *field;
+	unsigned long flags = 0;
+	FILE *f;
+	bool dying = false;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	f = fopen(path, "re");
+	if (!f)
+		return true;
+	if (fgets(line, sizeof(line), f) && (field = strrchr(line, ')')))
+		dying = sscanf(field + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) == 1 && (flags & 4);
+	fclose(f);
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "SigPnd: %lx", &flags) == 1 || sscanf(line, "ShdPnd: %lx", &flags) == 1)
+			dying |= flags >> (SIGKILL - 1) & 1;
+	if (f)
+		fclose(f);
+	return dying;
+}
+
+/* True if the process that holds the lock was on its way out and is gone now. */
+static bool wait_for_dying(pid_t pid)
+{
+	struct pollfd p = { .fd = -1, .events = POLLIN };
+	bool gone = false;
+
+	if (pid <= 0)
+		return false;
+	p.fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (p.fd < 0)
+		return errno == ESRCH;
+	if (is_dying(pid))
+		gone = poll(&p, 1, DYING_WAIT_MS) == 1;
+	close(p.fd);
+	return gone;
+}
+
 int rundir_take(struct rundir *d, const char *name, struct error *e)
 {
 	char pid_path[PATH_MAX];
 	struct stat ours, there;
+	pid_t waited_for = 0;
 	int ret, fd;
 
 	d->pid_fd = -1;
+	d->after_crash = false;
 	snprintf(d->name, sizeof(d->name), "%s", name);
 	run_path(d->path, sizeof(d->path), name, NULL);
 	run_path(pid_path, sizeof(pid_path), name, "pid");
@@ -81,6 +124,10 @@ again:
 		pid_t pid = pid_read(fd);
 
 		close(fd);
+		if (pid != waited_for && wait_for_dying(pid)) {
+			waited_for = pid;
+			goto again;
+		}
 		return error_set(e, EBUSY, "it is already served by process %d; stop that with 'qcchange -an %s'",
 				 (int)pid, name);
 	}
@@ -91,7 +138,8 @@ again:
 		goto again;
 	}
 	d->pid_fd = fd;
-	leftovers_remove(d);
+	d->after_crash = pid_read(fd) > 0;     /* whoever ends well takes the file away */
+	sockets_remove(d);
 	ret = pid_write(d, e);
 	if (ret < 0)
 		rundir_leave(d);
@@ -104,7 +152,7 @@ void rundir_leave(struct rundir *d)
 
 	if (d->pid_fd < 0)
 		return;
-	leftovers_remove(d);
+	sockets_remove(d);
 	unlink(run_path(pid_path, sizeof(pid_path), d->name, "pid"));
 	rmdir(d->path);
 	close(d->pid_fd);

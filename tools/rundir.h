@@ -19,14 +19,19 @@ struct rundir {
 	char name[CHAIN_NAME_MAX + 1];
 	char path[PATH_MAX];
 	int pid_fd;                /* holds the lock; -1 = not taken */
+	bool after_crash;          /* the predecessor died: the kernel may still be clearing up after it */
 };
 
 /*
- * Makes the folder, takes the lock, writes our pid and cleans up after a dead predecessor.
+ * Makes the folder, takes the lock, writes our pid and removes a dead predecessor's sockets. Waits for
+ * a predecessor that has been killed and is still on its way out (up to 10 s).
  * -EBUSY: "chain 'web' is already served by process 123".
+ *
+ * Other files in the folder are notes that the device's maker left for its successor (dm/ublk.c,
+ * dm/fuse_loop.c): it reads and removes them, nobody else.
  */
 int rundir_take(struct rundir *d, const char *name, struct error *e);
-/* Removes socket, pid file and folder, then lets go of the lock. */
+/* Removes sockets, pid file and (if nothing else is in it) the folder, then lets go of the lock. */
 void rundir_leave(struct rundir *d);
 
 /* The pid that serves the chain, 0 if none does. */
