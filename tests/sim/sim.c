@@ -379,6 +379,7 @@ static int compress_layer(void)
 		return tool_failed("qemu-img convert -c");
 	snprintf(from, sizeof(from), "%s/compressed", w->dir);
 	snprintf(to, sizeof(to), "%s/%s", w->dir, l->name);
+	l->compressed = true;
 	w->leak_bound = 0;
 	w->crashed = false;
 	return rename(from, to) < 0 ? -errno : 0;

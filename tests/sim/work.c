@@ -204,14 +204,24 @@ static void co_change_one(struct worker *wk, enum chain_opcode opcode)
 	oracle_end(o, op, rc == 0, fua);
 }
 
-/* Only whole units are sure to be gone, and only where the format can say so. */
+/*
+ * Is a discard sure to give zeros? Version 2 cannot say so over a backing file, and of a
+ * compressed cluster no part can go.
+ */
+static bool discard_is_sure(const struct work *k)
+{
+	const struct world_layer *l = &k->w->layers[k->w->depth - 1];
+
+	return l->o.format == FORMAT_QCOW2 && l->o.version != 2 && !(l->compressed && l->o.extended_l2);
+}
+
+/* Only whole units can go. */
 static void co_discard_one(struct worker *wk)
 {
 	struct work *k = wk->k;
 	struct oracle *o = &k->w->oracle;
-	struct layer *l = chain_active(k->chain);
 	uint64_t unit = wk->h->unit, off = wk->q.guest_off, end = off + wk->q.bytes;
-	bool sure = layer_format(l) == FORMAT_QCOW2 && k->w->layers[k->w->depth - 1].o.version != 2;
+	bool sure = discard_is_sure(k);
 	unsigned op = 0;
 	int rc;
 

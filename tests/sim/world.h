@@ -23,6 +23,7 @@ struct world_layer {
 	char name[32];
 	struct create_opts o;
 	char data_file[32];
+	bool compressed;           /* parts of it were, at some time */
 };
 
 struct world {
