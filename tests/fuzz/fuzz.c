@@ -19,7 +19,7 @@
 #include "io/sim.h"
 #include "qcow/check.h"
 
-#define READ_MAX   (256u << 10)    /* of guest bytes looked at in one go */
+#define READ_MAX   (96u << 10)     /* of guest bytes looked at in one go */
 #define STATUS_MAX 2000            /* extents asked for */
 #define OPS        24
 #define WORKERS    3
@@ -27,6 +27,7 @@
 static int fds[FUZZ_FILES];
 static char paths[FUZZ_FILES][32];
 static bool running, verbose;
+static uint8_t *read_buf, *work_bufs[WORKERS];   /* kept: they are large, and runs are many */
 
 void fuzz_die(const char *file, int line, const char *cond, const char *fmt, ...)
 {
@@ -45,11 +46,22 @@ void fuzz_die(const char *file, int line, const char *cond, const char *fmt, ...
 void fuzz_init(void)
 {
 	for (unsigned i = 0; i < FUZZ_FILES; i++) {
-		fds[i] = memfd_create("qchain-fuzz", MFD_CLOEXEC);
-		FUZZ_REQUIRE(fds[i] >= 0, "memfd: %s", strerror(errno));
+		int fd = memfd_create("qchain-fuzz", MFD_CLOEXEC);
+
+		/* at a number that images of the corpus can name */
+		fds[i] = fcntl(fd, F_DUPFD_CLOEXEC, 100 + i);
+		FUZZ_REQUIRE(fds[i] == 100 + (int)i, "memfd: %s", strerror(errno));
+		close(fd);
 		snprintf(paths[i], sizeof(paths[i]), "/proc/self/fd/%d", fds[i]);
 	}
 	verbose = getenv("QCHAIN_FUZZ_LOG");
+	read_buf = buf_alloc(READ_MAX);
+	FUZZ_REQUIRE(read_buf, "no memory");
+	for (unsigned i = 0; i < WORKERS; i++) {
+		work_bufs[i] = buf_alloc(2 * READ_MAX);
+		FUZZ_REQUIRE(work_bufs[i], "no memory");
+		memset(work_bufs[i], 0xa5, READ_MAX);
+	}
 }
 
 /* In the place of the log: worded, since that may fail too, but shown only on request. */
@@ -222,12 +234,11 @@ static void co_read_range(struct chain *c, uint64_t off, uint64_t len, void *buf
 void co_fuzz_read(struct chain *c)
 {
 	uint64_t size = chain_size(c), off = 0;
-	void *buf = buf_alloc(READ_MAX);
+	void *buf = read_buf;
 	struct chain_limits limits;
 
 	chain_limits(c, &limits);
-	FUZZ_REQUIRE(buf, "no memory");
-	co_read_range(c, 0, 1u << 20, buf);
+	co_read_range(c, 0, 2 * READ_MAX, buf);
 	co_read_range(c, size > READ_MAX ? size - READ_MAX : 0, READ_MAX, buf);
 	for (unsigned i = 0; i < STATUS_MAX && off < size; i++) {
 		struct chain_extent x;
@@ -243,13 +254,12 @@ void co_fuzz_read(struct chain *c)
 			co_read_range(c, off, x.bytes < 4096 ? x.bytes : 4096, buf);
 		off += x.bytes;
 	}
-	buf_free(buf);
 }
 
 struct guest {
 	struct chain *c;
 	uint64_t rng;
-	unsigned ops;
+	unsigned ops, workers;
 	uint64_t size, hot;
 	uint32_t cluster, unit;
 };
@@ -294,16 +304,13 @@ static int co_op(struct guest *g, void *buf)
 static int co_worker(void *arg)
 {
 	struct guest *g = arg;
-	uint8_t *buf = buf_alloc(2 * READ_MAX);
+	uint8_t *buf = work_bufs[g->workers++];
 
-	FUZZ_REQUIRE(buf, "no memory");
-	memset(buf, 0xa5, READ_MAX);
 	while (g->ops) {
 		g->ops--;
 		/* an error is the right answer to damage */
 		co_op(g, buf);
 	}
-	buf_free(buf);
 	return 0;
 }
 

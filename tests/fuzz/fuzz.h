@@ -17,7 +17,7 @@
 #include "io/reactor.h"
 #include "qcow/chain.h"
 
-/* The files of a run, by what they are to the image under test. */
+/* The files of a run, by what they are to the image under test; each is /proc/self/fd/<100 + its number>. */
 enum fuzz_file { FUZZ_IMAGE, FUZZ_DATA, FUZZ_BACKING, FUZZ_FILES };
 
 /* Once per process; silences the log unless QCHAIN_FUZZ_LOG is set. */

@@ -90,8 +90,11 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
 	struct input in = { data, len };
+	static const uint8_t side[64u << 10] = { 1, 2, 3 };
 
 	fuzz_fill(FUZZ_IMAGE, data, len);
+	fuzz_fill(FUZZ_DATA, side, sizeof(side));
+	fuzz_fill(FUZZ_BACKING, side, sizeof(side));
 	fuzz_run(co_main, &in, 1);
 	return 0;
 }

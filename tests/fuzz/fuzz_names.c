@@ -62,9 +62,12 @@ static int co_main(struct reactor *r, void *arg)
 	return 0;
 }
 
+static struct reactor *reactor;
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	fuzz_init();
+	reactor = fuzz_reactor_new(1);
 	return 0;
 }
 
@@ -75,7 +78,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	FUZZ_REQUIRE(name, "no memory");
 	memcpy(name, data, len);
 	name[len] = 0;
-	fuzz_run(co_main, name, 1);
+	fuzz_reactor_run(reactor, co_main, name);
 	free(name);
 	return 0;
 }

@@ -23,6 +23,7 @@
 
 static const char hello[] = "{\"execute\":\"qmp_capabilities\"}";
 static char path[64];
+static struct reactor *r;
 
 /* --- commands --- */
 
@@ -83,7 +84,6 @@ static const struct qmp_command *const tables[] = { commands, NULL };
 /* --- the client --- */
 
 struct client {
-	struct reactor *r;
 	int fd;
 	char *in;
 	size_t len, cap;
@@ -142,7 +142,7 @@ static void say(struct client *c, const uint8_t *p, size_t len)
 		} else if (n < 0 && errno != EAGAIN) {
 			break;          /* dropped by the server, as it may */
 		}
-		reactor_turn(c->r, false);
+		reactor_turn(r, false);
 		hear(c);
 	}
 }
@@ -157,15 +157,15 @@ static void connect_to(struct client *c)
 		     strerror(errno));
 }
 
-static int co_close(struct reactor *r, void *arg)
+static int co_close(struct reactor *unused, void *arg)
 {
 	co_qmp_server_close(arg);
 	return 0;
 }
 
-static void converse(struct reactor *r, const uint8_t *data, size_t len)
+static void converse(const uint8_t *data, size_t len)
 {
-	struct client c = { .r = r };
+	struct client c = { 0 };
 	bool negotiate = !len || data[0] != 0xfe;
 
 	connect_to(&c);
@@ -196,20 +196,19 @@ static void converse(struct reactor *r, const uint8_t *data, size_t len)
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	fuzz_init();
+	r = fuzz_reactor_new(1);
 	snprintf(path, sizeof(path), "/dev/shm/qchain-fuzz-qmp.%d", getpid());
 	return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-	struct reactor *r = fuzz_reactor_new(1);
 	struct qmp_server *s;
 	struct error e = ERROR_INIT;
 
 	FUZZ_REQUIRE(!qmp_server_new(r, tables, NULL, &s, &e), "%s", e.msg);
 	FUZZ_REQUIRE(!qmp_server_listen(s, path, &e), "%s", e.msg);
-	converse(r, data, len);
+	converse(data, len);
 	fuzz_reactor_run(r, co_close, s);
-	fuzz_reactor_free(r);
 	return 0;
 }

@@ -49,7 +49,7 @@ static const struct variant {
 	{ 16384, 20u << 20, 16, 3, 1, BACKING | SNAPSHOT },
 	{ 16384, 20u << 20, 4, 3, 1, COMPRESSED | SNAPSHOT | LAZY },
 	{ 16384, 2u << 20, 16, 3, 1, DATA_FILE },
-	{ 65536, 1u << 30, 16, 3, 0, SNAPSHOT },
+	{ 32768, 3u << 20, 16, 3, 0, SNAPSHOT },
 };
 #define NR_VARIANTS (sizeof(variants) / sizeof(variants[0]))
 
