@@ -175,7 +175,7 @@ static int add_layer(void)
 	l->o.size = size;
 	oracle_resize(o, size);
 	w->depth++;
-	w->leak_bound = 0;
+	w->may_leak = w->may_leak_before = 0;
 	w->crashed = false;
 	if (w->verbose)
 		printf("  layer %s: %" PRIu64 " bytes, clusters of %u, version %d%s%s, refcount_bits %u%s%s\n",
@@ -380,7 +380,7 @@ static int compress_layer(void)
 	snprintf(from, sizeof(from), "%s/compressed", w->dir);
 	snprintf(to, sizeof(to), "%s/%s", w->dir, l->name);
 	l->compressed = true;
-	w->leak_bound = 0;
+	w->may_leak = w->may_leak_before = 0;
 	w->crashed = false;
 	return rename(from, to) < 0 ? -errno : 0;
 }

@@ -266,6 +266,7 @@ static int co_worker(void *arg)
 		some_range(k, wk->h, &wk->q.guest_off, &wk->q.bytes);
 		if (!wk->q.bytes)
 			continue;
+		k->w->may_leak += 3 * (wk->q.bytes + 4 * k->cluster);
 		if (what < wk->h->write)
 			co_change_one(wk, CHAIN_WRITE);
 		else if ((what -= wk->h->write) < wk->h->zero)

@@ -39,8 +39,11 @@ struct world {
 
 	/* how the last life ended */
 	bool crashed, faulty, closed;
-	bool no_flush_lost;
-	uint64_t leak_bound;           /* bytes of host clusters that may be leaked in the active image */
+	/*
+	 * Bytes of host clusters that the lives of the active image which crashed or failed may have
+	 * leaked; beyond the end of the file a leak is not seen before something is written behind it.
+	 */
+	uint64_t may_leak, may_leak_before;
 
 	/* counted over all seeds */
 	uint64_t lives, ops, crashes, closes, checks, qemu_checks, steps, faults;
@@ -76,6 +79,7 @@ struct work {
 	uint64_t rng;
 	bool strict;           /* no faults: every request must succeed */
 	unsigned ops, limit;   /* begun; to be begun */
+	uint64_t cluster;
 };
 void co_work(struct work *k);
 
