@@ -34,15 +34,20 @@ void check_say(struct check *c, const char *fmt, ...)
 	c->report(c->arg, line);
 }
 
+/* The last cluster of a file may be there in part; QEMU allows for one more. */
+static bool inside(const struct check *c, uint64_t off, uint64_t len)
+{
+	return off <= c->file_len && len - 1 < UINT64_MAX - off &&
+	       (off + len <= c->file_len || off + len - c->file_len <= c->q->cluster_size);
+}
+
 void check_ref(struct check *c, uint64_t off, uint64_t len)
 {
 	uint64_t i, last;
 
 	if (!len)
 		return;
-	/* The last cluster of a file may be there in part; QEMU allows for one more. */
-	if (off > c->file_len || len - 1 >= UINT64_MAX - off ||
-	    (off + len > c->file_len && off + len - c->file_len > c->q->cluster_size)) {
+	if (!inside(c, off, len)) {
 		check_corrupt(c, "ERROR: counting reference for region exceeding the end of the file by one "
 			      "cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64, off, len);
 		return;
@@ -56,6 +61,27 @@ void check_ref(struct check *c, uint64_t off, uint64_t len)
 		else
 			c->refs[i]++;
 	}
+}
+
+void check_ref_more(struct check *c, uint64_t off, uint64_t len, uint32_t nr)
+{
+	uint64_t i, last;
+
+	if (!len || !inside(c, off, len))
+		return;
+	last = (off + len - 1) >> c->q->cluster_bits;
+	for (i = off >> c->q->cluster_bits; i <= last; i++)
+		c->refs[i] += nr < UINT32_MAX - c->refs[i] ? nr : UINT32_MAX - c->refs[i];
+}
+
+bool check_followable(struct check *c, uint64_t off, uint64_t len)
+{
+	if (len <= c->file_len + c->q->cluster_size - c->table_bytes) {
+		c->table_bytes += len;
+		return true;
+	}
+	check_corrupt(c, "ERROR table at offset=0x%" PRIx64 " overlaps others: not followed", off);
+	return false;
 }
 
 static int co_load_reft(struct check *c)
@@ -87,6 +113,7 @@ static int co_check_begin(struct check *c)
 	/* One more: a region may begin in the cluster after the last. */
 	c->refs = calloc(c->nr_clusters + 1, sizeof(*c->refs));
 	c->stored = calloc(c->nr_clusters + 1, sizeof(*c->stored));
+	c->table_bytes = 0;
 	c->rebuild = false;
 	if (!c->refs || !c->stored)
 		return -ENOMEM;

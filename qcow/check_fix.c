@@ -149,6 +149,7 @@ int co_check_copied(struct check *c)
 {
 	struct qcow2 *q = c->q;
 	uint64_t bytes = (uint64_t)q->hdr.h.l1_size * 8, l1_off = q->hdr.h.l1_table_offset, *l1, *table;
+	uint8_t *seen;                  /* by cluster: a damaged L1 may name a table many times */
 	uint32_t i;
 	int r;
 
@@ -156,9 +157,11 @@ int co_check_copied(struct check *c)
 		return 0;
 	l1 = buf_alloc(bytes);
 	table = buf_alloc(q->cluster_size);
-	r = l1 && table ? co_file_read(q->file, l1_off, l1, bytes) : -ENOMEM;
+	seen = calloc(c->nr_clusters / 8 + 1, 1);
+	r = l1 && table && seen ? co_file_read(q->file, l1_off, l1, bytes) : -ENOMEM;
 	for (i = 0; i < q->hdr.h.l1_size && !r; i++) {
 		uint64_t entry = be64toh(l1[i]), off = entry & QCOW2_L1_OFFSET_MASK, be;
+		uint64_t cluster = off >> q->cluster_bits;
 		uint32_t refcount = stored_refcount(c, off);
 
 		if (!off || off & cluster_mask(q) || off >= c->file_len)
@@ -170,9 +173,11 @@ int co_check_copied(struct check *c)
 			if (c->fix & CHECK_FIX_ERRORS)
 				r = co_file_write(q->file, l1_off + (uint64_t)i * 8, &be, 8);
 		}
-		if (!r)
+		if (!r && !(seen[cluster / 8] & 1u << cluster % 8))
 			r = co_copied_l2(c, off, table);
+		seen[cluster / 8] |= 1u << cluster % 8;
 	}
+	free(seen);
 	buf_free(l1);
 	buf_free(table);
 	if (!r && c->fix)

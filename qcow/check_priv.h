@@ -16,7 +16,9 @@ struct check {
 	uint64_t file_len;
 	uint64_t nr_clusters;           /* host clusters in the file, rounded up */
 	uint32_t *refs;                 /* references counted */
-	uint32_t *stored;               /* refcounts as stored, cut at UINT32_MAX */
+	uint32_t *stored;               /* refcounts as stored, cut at UINT32_MAX; while counting: uses of
+	                                   the cluster as an L2 table */
+	uint64_t table_bytes;           /* of L1 and bitmap tables followed: see check_followable() */
 	uint64_t *reft;                 /* refcount table, host endian */
 	uint64_t reft_entries;
 	bool rebuild;                   /* the refcount structures themselves are of no use */
@@ -34,6 +36,13 @@ void check_say(struct check *c, const char *fmt, ...) __attribute__((format(prin
 
 /* Adds a reference to every cluster of [off, +len); what lies beyond the file is a corruption. */
 void check_ref(struct check *c, uint64_t off, uint64_t len);
+/* As check_ref(), nr references, without a word. */
+void check_ref_more(struct check *c, uint64_t off, uint64_t len, uint32_t nr);
+/*
+ * Tables that do not overlap are together no longer than the file. A damaged image may name one place
+ * ten thousand times, and the check must end: beyond that they are a corruption, and false is returned.
+ */
+bool check_followable(struct check *c, uint64_t off, uint64_t len);
 
 /* check_refs.c: counts all references from the header down. */
 int co_check_count(struct check *c);

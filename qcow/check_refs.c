@@ -154,6 +154,27 @@ static int co_count_l2(struct check *c, uint64_t l2_off, uint64_t guest_off, uin
 	return n.changed ? co_file_write(q->file, l2_off, table, q->cluster_size) : 0;
 }
 
+/* One entry of an L1 table. A table that several entries share is read once; co_count_shared() does the rest. */
+static int co_count_l1_entry(struct check *c, uint64_t entry, uint64_t guest_off, uint64_t *table, bool active)
+{
+	struct qcow2 *q = c->q;
+	uint64_t off = entry & QCOW2_L1_OFFSET_MASK, cluster = off >> q->cluster_bits;
+
+	if (entry & L1_RESERVED)
+		check_corrupt(c, "ERROR found L1 entry with reserved bits set: %" PRIx64, entry);
+	if (!off)
+		return 0;
+	check_ref(c, off, q->cluster_size);
+	if (off & cluster_mask(q)) {
+		check_corrupt(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry corrupted",
+			      off);
+		return 0;
+	}
+	if (off >= c->file_len || c->stored[cluster] == UINT32_MAX || c->stored[cluster]++)
+		return 0;
+	return co_count_l2(c, off, guest_off, table, active);
+}
+
 int co_check_l1(struct check *c, uint64_t l1_off, uint32_t l1_size, bool active)
 {
 	struct qcow2 *q = c->q;
@@ -162,28 +183,58 @@ int co_check_l1(struct check *c, uint64_t l1_off, uint32_t l1_size, bool active)
 	int r;
 
 	check_ref(c, l1_off, bytes);
-	if (!bytes || l1_off >= c->file_len)
+	if (!bytes || l1_off >= c->file_len || !check_followable(c, l1_off, bytes))
 		return 0;
 	l1 = buf_alloc(bytes);
 	table = buf_alloc(q->cluster_size);
 	r = l1 && table ? co_file_read(q->file, l1_off, l1, bytes) : -ENOMEM;
-	for (i = 0; i < l1_size && !r; i++) {
-		uint64_t entry = be64toh(l1[i]), off = entry & QCOW2_L1_OFFSET_MASK;
-
-		if (!entry)
-			continue;
-		if (entry & L1_RESERVED)
-			check_corrupt(c, "ERROR found L1 entry with reserved bits set: %" PRIx64, entry);
-		if (!off)
-			continue;
-		check_ref(c, off, q->cluster_size);
-		if (off & cluster_mask(q))
-			check_corrupt(c, "ERROR l2_offset=%" PRIx64 ": Table is not cluster aligned; L1 entry "
-				      "corrupted", off);
-		else if (off < c->file_len)
-			r = co_count_l2(c, off, (uint64_t)i << (q->cluster_bits + q->l2_bits), table, active);
-	}
+	for (i = 0; i < l1_size && !r; i++)
+		if (l1[i])
+			r = co_count_l1_entry(c, be64toh(l1[i]), (uint64_t)i << (q->cluster_bits + q->l2_bits),
+					      table, active);
 	buf_free(l1);
+	buf_free(table);
+	return r;
+}
+
+/* What an L2 table refers to, nr times more. Its faults have been told. */
+static int co_count_again(struct check *c, uint64_t l2_off, uint64_t *table, uint32_t nr)
+{
+	struct qcow2 *q = c->q;
+	int r = co_file_read(q->file, l2_off, table, q->cluster_size);
+
+	for (unsigned i = 0; i < 1u << q->l2_bits && !r; i++) {
+		uint64_t entry = be64toh(table[q->extended_l2 ? 2 * i : i]), host, len = q->cluster_size;
+
+		host = entry & QCOW2_L2_OFFSET_MASK;
+		if (!(entry & QCOW2_L2_COMPRESSED)) {
+			if (!host || host & cluster_mask(q))
+				continue;
+		} else if (q->extended_l2 && table[2 * i + 1]) {
+			continue;
+		} else {
+			compressed_range(q, entry, &host, &len);
+		}
+		if (!q->external_data)
+			check_ref_more(c, host, len, nr);
+	}
+	return r;
+}
+
+/*
+ * L2 tables that snapshots share with the active layer and with each other: each is read once more,
+ * however many share it, so that the check's work goes by the size of the file.
+ */
+static int co_count_shared(struct check *c)
+{
+	struct qcow2 *q = c->q;
+	uint64_t *table = buf_alloc(q->cluster_size);
+	int r = table ? 0 : -ENOMEM;
+
+	for (uint64_t i = 0; i <= c->nr_clusters && !r; i++)
+		if (c->stored[i] > 1)
+			r = co_count_again(c, i << q->cluster_bits, table, c->stored[i] - 1);
+	memset(c->stored, 0, (c->nr_clusters + 1) * sizeof(*c->stored));
 	buf_free(table);
 	return r;
 }
@@ -245,6 +296,8 @@ int co_check_count(struct check *c)
 	r = co_check_l1(c, h->l1_table_offset, h->l1_size, true);
 	if (!r)
 		r = co_check_snapshots(c);
+	if (!r)
+		r = co_count_shared(c);
 	if (!r)
 		count_luks(c);
 	if (!r)

@@ -91,7 +91,7 @@ static int co_check_bitmap_table(struct check *c, uint64_t off, uint32_t entries
 	int r;
 
 	check_ref(c, off, bytes);
-	if (!entries || off >= c->file_len)
+	if (!entries || off >= c->file_len || !check_followable(c, off, bytes))
 		return 0;
 	table = buf_alloc(bytes);
 	if (!table)
