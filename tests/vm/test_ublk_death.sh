@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 # vm-programs: qemu-img mkfs.ext4 fsck.ext4 mkfs.xfs dmsetup
-# vm-modules: ublk_drv dm-mod xfs
+# vm-modules: ublk_drv dm-mod loop fuse xfs
 # vm-disk: 2G
 # vm-timeout: 900
 #
@@ -37,7 +37,7 @@ nothing_left()
 	! ls /dev/ublkb* /dev/ublkc* 2>/dev/null || fail "ublk devices are left"
 	! ls /dev/qchain[0-9]* /dev/qchain/* 2>/dev/null || fail "links are left"
 	[ -z "$(dmsetup ls --target linear | grep qchain)" ] || fail "a mapping is left"
-	! losetup | grep -q qchain || fail "a loop device is left"
+	! losetup -a | grep -q qchain || fail "a loop device is left"
 	! grep -q qchain /proc/mounts || fail "a mount is left"
 }
 
@@ -83,7 +83,7 @@ for fs in ext4 xfs; do
 	qcchange -an web
 	qcremove --yes web
 	nothing_left
-	qemu-img check -q web.qcow2 || [ $? = 3 ] || fail "the image is damaged"
+	qemu-img check -q web.qcow2 >/tmp/check 2>&1 || [ $? = 3 ] || fail "the image is damaged: $(head -n 3 /tmp/check)"
 done
 
 echo "3. a dead device whose chain has changed is replaced"
@@ -98,7 +98,10 @@ qcremove --yes web
 nothing_left
 
 echo "4. FUSE and loop under a mapping"
+rm web.qcow2
+qemu-img create -q -f qcow2 web.qcow2 40M
 qccreate --device fuse web web.qcow2
+dd if=/dev/urandom of=/dev/qchain/web bs=1M count=40 conv=fsync 2>/dev/null
 equal kind "$(field chain_kind web)" fuse
 dmsetup table | grep -q '^qchain-web: .* linear 7:' || fail "no mapping over a loop device"
 want=$(sha /dev/qchain/web)
