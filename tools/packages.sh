@@ -15,7 +15,7 @@ build=(gcc libc6-dev cmake ninja-build pkg-config
 	libzstd-dev zlib1g-dev libcmocka-dev)
 demo=(fuse3 kmod e2fsprogs mount util-linux)
 bench=(fuse3 mount util-linux fio qemu-utils qemu-system-common python3)
-test=("${demo[@]}" clang cppcheck python3 cpio xz-utils busybox-static xfsprogs fio procps
+test=("${demo[@]}" clang libclang-rt-dev cppcheck python3 cpio xz-utils busybox-static xfsprogs fio procps
 	qemu-utils qemu-system-x86)
 
 die()
