@@ -477,7 +477,8 @@ int co_map_build(struct chain_map *m, uint64_t guest_off)
 	list_del(&b->link);
 	list_add(&m->idle_builders, &b->link);
 	co_queue_wake_all(&b->wait);
-	co_queue_wake_one(&m->builder_wait);
+	/* All: one that finds its range built by now needs no builder, and would not wake the next. */
+	co_queue_wake_all(&m->builder_wait);
 	return rc;
 }
 

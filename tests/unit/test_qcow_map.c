@@ -367,6 +367,24 @@ static int builders_share(void *arg)
 	return 0;
 }
 
+/* More windows than builders, and several readers of each: nobody waits for a builder for ever. */
+static int builders_run_out(void *arg)
+{
+	struct layer *l = layer_make(1 << 30, 1 << 20);
+	struct co_group g;
+
+	l->slow = true;
+	the_map = map_of(l->size, 0, &l, 1);
+	co_group_init(&g, reactor, 0);
+	for (unsigned i = 0; i < 256; i++)
+		co_group_start(&g, build_child, (void *)((uintptr_t)i << 22));
+	assert_int_equal(co_group_wait(&g), 0);
+	assert_int_equal(the_map->builds, 32);
+	map_free(the_map);
+	layer_drop(l);
+	return 0;
+}
+
 static struct map_freeze fz;
 
 static int thaw_child(void *arg)
@@ -590,6 +608,7 @@ CO_TEST(changes_refine_and_stay)
 CO_TEST(a_change_during_a_build_wins)
 CO_TEST(a_new_layer_during_a_build_starts_it_again)
 CO_TEST(builders_share)
+CO_TEST(builders_run_out)
 CO_TEST(a_frozen_range_waits)
 CO_TEST(a_retired_layer_resolves_again)
 CO_TEST(slots_come_round)
@@ -621,6 +640,7 @@ int main(void)
 		cmocka_unit_test(test_a_change_during_a_build_wins),
 		cmocka_unit_test(test_a_new_layer_during_a_build_starts_it_again),
 		cmocka_unit_test(test_builders_share),
+		cmocka_unit_test(test_builders_run_out),
 		cmocka_unit_test(test_a_frozen_range_waits),
 		cmocka_unit_test(test_a_retired_layer_resolves_again),
 		cmocka_unit_test(test_slots_come_round),
