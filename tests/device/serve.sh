@@ -15,12 +15,14 @@ need_program fio qemu-img losetup
 export QCHAIN_DEVDIR=$work/dev
 mkdir -p "$QCHAIN_DEVDIR" "$work/mnt"
 
+declare -a servers=()
+
 # By now the daemon must be gone; if a failed test left it, its device must not stay.
 clean_up()
 {
 	local p
 	umount "$work/mnt" 2>/dev/null
-	for p in $(jobs -p); do
+	for p in "${servers[@]}"; do
 		kill -INT "$p" 2>/dev/null && timeout 20 tail --pid="$p" -f /dev/null
 		kill -KILL "$p" 2>/dev/null
 	done
@@ -42,6 +44,7 @@ launch()
 	exec {from}< <(exec "$QCHAIN_TESTBIN/device_serve" "$image" "$name" "$work/run-$name" kind=fuse "$@" \
 		2>"$work/$name.err" </dev/null)
 	pid=$!
+	servers+=("$pid")
 }
 
 serve()
