@@ -16,7 +16,7 @@ same_output()
 	qemu-img "$@" >qemu.out 2>qemu.err </dev/null || want=$?
 	qcimg "$@" >qc.out 2>qc.err </dev/null || got=$?
 	[ $got = $want ] || fail "qcimg $*: status $got, qemu-img's is $want: $(cat qc.err) / $(cat qemu.err)"
-	diff <(norm qemu.out) <(norm qc.out) >diff.out || fail "qcimg $* differs from qemu-img (<): $(cat diff.out)"
+	cmp -s qemu.out qc.out || diff <(norm qemu.out) <(norm qc.out) >diff.out || fail "qcimg $* differs from qemu-img (<): $(cat diff.out)"
 	[ "$(wc -l <qc.err)" -le 1 ] || [ "$1" = check ] || fail "qcimg $*: more than one line on stderr: $(cat qc.err)"
 }
 
