@@ -110,6 +110,8 @@ def qmp(folder):
         b'{"execute":"query-version","id":1}\n{"execute":"query-commands"}',
         b'{"execute":"echo","arguments":{"s":"a","i":-1,"n":1.5,"b":true,"m":"top","o":{"k":[]},"a":[1],"x":null}}',
         b'{"execute":"yield","arguments":{"s":"\\u00e9"}}{"execute":"fail","arguments":{"s":"dev","i":3}}',
+        b'{"execute":"query-block"}{"execute":"query-named-block-nodes","arguments":{"flat":true}}',
+        b'{"execute":"x-qchain-info"}{"execute":"query-blockstats","arguments":{"query-nodes":true}}',
         b'{"execute":"fa\xffil","argum\xffents":{}}\xff{"execute":"large"}',
         b'\xfe{"execute":"query-version"}{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}',
         b'\xfe{"execute":"qmp_capabilities","arguments":{"enable":[1]}}', b'[1,2]"x" 17 true nul',

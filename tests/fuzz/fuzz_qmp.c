@@ -4,8 +4,8 @@
  *
  * A byte 0xff is not sent: it marks where the stream is cut in two messages of the socket, with
  * a turn of the server between. Negotiation is done for the input unless it begins with 0xfe,
- * so that most of it reaches the commands. Commands of each argument type, and the daemon's
- * own that need no daemon. Every line that comes back must be a JSON object, and a server whose client has
+ * so that most of it reaches the commands: some of each argument type, and the daemon's own, with
+ * a chain of one small image. Every line that comes back must be a JSON object, and a server whose client has
  * gone must be able to close.
  */
 #include <errno.h>
@@ -17,7 +17,9 @@
 #include <unistd.h>
 
 #include "io/co.h"
+#include "qcow/create.h"
 #include "tests/fuzz/fuzz.h"
+#include "tools/daemon.h"
 #include "tools/json_util.h"
 #include "tools/qmp.h"
 
@@ -45,16 +47,6 @@ static json_t *cmd_fail(struct qmp_call *call)
 			qmp_arg_str(call, "s") ? qmp_arg_str(call, "s") : "", (long long)qmp_arg_int(call, "i", 1));
 }
 
-static json_t *cmd_version(struct qmp_call *call)
-{
-	return qmp_version();
-}
-
-static json_t *cmd_commands(struct qmp_call *call)
-{
-	return qmp_command_names(call->server);
-}
-
 /* More than is printed at once. */
 static json_t *cmd_large(struct qmp_call *call)
 {
@@ -76,10 +68,11 @@ static const struct qmp_arg needed_args[] = {
 };
 static const struct qmp_command commands[] = {
 	{ "echo", cmd_echo, all_args }, { "yield", cmd_yield, all_args }, { "fail", cmd_fail, needed_args },
-	{ "query-version", cmd_version, NULL }, { "query-commands", cmd_commands, NULL },
 	{ "large", cmd_large, NULL }, { 0 }
 };
-static const struct qmp_command *const tables[] = { commands, NULL };
+static const struct qmp_command *const tables[] = { commands, qmp_misc_commands, qmp_block_commands, NULL };
+static struct daemon_opts daemon_opts = { .conf.name = "fuzz" };
+static struct daemon daemon_state = { .o = &daemon_opts, .ready_fd = -1 };
 
 /* --- the client --- */
 
@@ -193,10 +186,25 @@ static void converse(const uint8_t *data, size_t len)
 	free(c.in);
 }
 
+/* What the commands speak of; it stays open for all runs. */
+static int co_make_chain(struct reactor *unused, void *arg)
+{
+	struct create_opts co = { .format = FORMAT_QCOW2, .size = 1u << 20, .extended_l2 = -1, .overwrite = true };
+	struct chain_opts o = { .image = fuzz_path(FUZZ_IMAGE), .format = FORMAT_QCOW2, .max_requests = 1 };
+	struct error e = ERROR_INIT;
+
+	FUZZ_REQUIRE(!co_image_create(r, fuzz_path(FUZZ_IMAGE), &co, &e), "%s", e.msg);
+	FUZZ_REQUIRE(!co_chain_open(r, &o, &daemon_state.chain, &e), "%s", e.msg);
+	return 0;
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	fuzz_init();
 	r = fuzz_reactor_new(1);
+	daemon_state.r = r;
+	co_queue_init(&daemon_state.stop_wait);
+	fuzz_reactor_run(r, co_make_chain, NULL);
 	snprintf(path, sizeof(path), "/dev/shm/qchain-fuzz-qmp.%d", getpid());
 	return 0;
 }
@@ -206,7 +214,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	struct qmp_server *s;
 	struct error e = ERROR_INIT;
 
-	FUZZ_REQUIRE(!qmp_server_new(r, tables, NULL, &s, &e), "%s", e.msg);
+	FUZZ_REQUIRE(!qmp_server_new(r, tables, &daemon_state, &s, &e), "%s", e.msg);
 	FUZZ_REQUIRE(!qmp_server_listen(s, path, &e), "%s", e.msg);
 	converse(data, len);
 	fuzz_reactor_run(r, co_close, s);
