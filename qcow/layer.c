@@ -111,8 +111,8 @@ int co_layer_close(struct layer *l, struct error *e)
 		return 0;
 	if (l->q) {
 		rc = co_qcow2_close(l->q, e);
-	} else if (l->raw.writable) {
-		rc = co_file_flush(l->file);
+	} else if (l->raw.writable || l->raw.fault) {
+		rc = co_raw_flush(&l->raw);
 		if (rc < 0)
 			error_set_errno(
 				e, -rc,
@@ -191,7 +191,7 @@ bool layer_writable(const struct layer *l)
 
 const char *layer_fault(const struct layer *l)
 {
-	return l->q ? l->q->fault : NULL;
+	return l->q ? l->q->fault : l->raw.fault;
 }
 
 const char *layer_backing_name(const struct layer *l)
@@ -262,7 +262,7 @@ int co_layer_discard(struct layer *l, uint64_t guest_off, uint64_t bytes, bool h
 
 int co_layer_flush(struct layer *l)
 {
-	return l->q ? co_qcow2_flush(l->q) : co_file_flush(l->file);
+	return l->q ? co_qcow2_flush(l->q) : co_raw_flush(&l->raw);
 }
 
 int co_layer_write_compressed(struct layer *l, uint64_t guest_off, const void *buf)

@@ -13,6 +13,9 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
+
+#include "io/log.h"
 
 static uint64_t sectors_up(uint64_t bytes)
 {
@@ -103,6 +106,23 @@ int co_raw_extents(struct raw *raw, uint64_t guest_off, uint64_t bytes, struct e
 		guest_off += len;
 	}
 	return (int)n;
+}
+
+/*
+ * After a flush that failed the kernel takes what it could not write for written, and the
+ * next flush would succeed without it: no flush may succeed any more.
+ */
+int co_raw_flush(struct raw *raw)
+{
+	int rc = raw->fault ? -EIO : co_file_flush(raw->file);
+
+	if (rc < 0 && !raw->fault) {
+		raw->fault = "a flush failed, and what was written before it may be lost";
+		raw->writable = false;
+		log_error("image '%s' takes no more writes: %s (%s)", file_path(raw->file), raw->fault,
+			  strerror(-rc));
+	}
+	return rc;
 }
 
 int co_raw_zero(struct raw *raw, uint64_t guest_off, uint64_t bytes, bool unmap)
