@@ -471,8 +471,10 @@ static int write_fails(struct sim_disk *d, const struct pending *p, size_t len, 
 
 	if (below(d, 2))
 		return err;
-	first = sector_down(first);
-	n = sector_up(n) < len - first ? sector_up(n) : len - first;
+	/* as sectors of the file */
+	first = sector_down(rq->off + first) > rq->off ? sector_down(rq->off + first) - rq->off : 0;
+	n = sector_up(rq->off + first + n) - (rq->off + first);
+	n = n < len - first ? n : len - first;
 	change_bytes(d, p->f, &c, rq->off + first, n, rq->iov, rq->nr_iov, first);
 	commit_bytes(d, &c, rq->off + first, n, false);
 	return err;

@@ -168,7 +168,8 @@ static int add_layer(void)
 		size = 1ull << (15 + world_below(w, 8));
 		if (world_below(w, 2))
 			size += 512 * world_below(w, 300);
-		while (size > (uint64_t)l->o.cluster_size * 256 && l->o.cluster_size)
+		/* many tables of small clusters, mostly; few writes of whole disks of large ones */
+		while (l->o.cluster_size && size > (uint64_t)l->o.cluster_size * (world_below(w, 3) ? 256 : 4096))
 			size /= 2;
 		size &= ~511ull;
 	}
