@@ -388,9 +388,13 @@ static int co_find_hole(struct qcow2_tables *t, uint64_t want)
 	if (want > HOLE_MIN_CLUSTERS)
 		want = HOLE_MIN_CLUSTERS;
 	for (budget = HOLE_SCAN_BLOCKS; budget && t->scan_pos < t->tail; budget--) {
-		r = co_refblock(t, t->scan_pos, &b, &index);
+		uint64_t pos = t->scan_pos;
+
+		r = co_refblock(t, pos, &b, &index);
 		if (r < 0)
 			return r;
+		if (t->scan_pos != pos)
+			continue;      /* clusters before it became free while the block was read */
 		if (!b)
 			return 1;
 		for (run = 0; index < per_tblock(t) && t->scan_pos < t->tail; index++, t->scan_pos++) {
@@ -420,9 +424,12 @@ static int co_reserve(struct qcow2_tables *t, uint64_t want)
 	if (t->res_batch << t->q->cluster_bits < RESERVE_MAX_BYTES)
 		t->res_batch *= 2;
 	if (r) {
-		at = t->scan_pos;
+		uint64_t pos = t->scan_pos;
+
+		at = pos;
 		r = co_claim(t, &at, max, &got);
-		t->scan_pos = at + got;
+		if (t->scan_pos == pos)
+			t->scan_pos = at + got;
 	}
 	while (!r && !got) {
 		at = t->tail;
@@ -432,7 +439,12 @@ static int co_reserve(struct qcow2_tables *t, uint64_t want)
 			t->tail = at + 1;
 	}
 	if (!r) {
-		t->res_next = at;
+		/* Part of the old one may have been given back meanwhile (clusters_untake()). */
+		if (t->res_end != at) {
+			if (t->res_next < t->res_end)
+				clusters_drop(t, t->res_next, t->res_end - t->res_next);
+			t->res_next = at;
+		}
 		t->res_end = at + got;
 	}
 	return r;

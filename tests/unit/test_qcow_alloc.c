@@ -434,6 +434,60 @@ static void test_longer_than_a_refcount_block(void **state)
 	drop_image(&t);
 }
 
+/*
+ * A write is given up while another one finds new clusters: what it gives back is neither
+ * forgotten nor given out twice. With 64 clusters a refcount block finding them takes I/O each time.
+ */
+static int co_take_and_give(void *arg)
+{
+	struct layer_alloc a;
+	int r = co_layer_alloc(arg, 64 << 10, 512, &a);
+
+	if (!r)
+		layer_alloc_abort(arg, &a);
+	return r;
+}
+
+static int co_given_back(void *arg)
+{
+	struct run *t = arg;
+	struct guest g = guest_of(t);
+	struct layer_alloc a[256];
+	struct co_group grp;
+	unsigned i;
+
+	guest_open(&g, t->img, true);
+	for (i = 0; !i || layer_reserved_bytes(g.l); i++) {
+		assert_true(i < NR(a));
+		assert_int_equal(co_layer_alloc(g.l, 512 * i, 512, &a[i]), 0);
+	}
+	co_group_init(&grp, t->r, 0);
+	co_group_start(&grp, co_take_and_give, g.l);
+	assert_int_equal(grp.running, 1);
+	while (i--)
+		layer_alloc_abort(g.l, &a[i]);
+	assert_int_equal(co_group_wait(&grp), 0);
+	guest_close(&g);
+	return 0;
+}
+
+static void test_given_back_meanwhile(void **state)
+{
+	static const struct format f = { "64 clusters a block", "cluster_size=512,refcount_bits=64", 1,
+					 .backing = false };
+	struct run t = { .f = &f, .seed = 1 };
+	struct reactor_config rc = { .engine = ENGINE_URING };
+	struct error e = ERROR_INIT;
+
+	make_image(&t);
+	if (reactor_new(&rc, &t.r, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_int_equal(reactor_run_co(t.r, co_given_back, &t), 0);
+	reactor_free(t.r);
+	assert_int_equal(shell("qemu-img check -q -f qcow2 %s", t.img), 0);
+	drop_image(&t);
+}
+
 static void test_kill(void **state)
 {
 	static const struct format f[] = {
@@ -461,6 +515,7 @@ int main(void)
 		cmocka_unit_test(test_data_files),
 		cmocka_unit_test(test_preallocated_and_lazy),
 		cmocka_unit_test(test_longer_than_a_refcount_block),
+		cmocka_unit_test(test_given_back_meanwhile),
 		cmocka_unit_test(test_kill),
 	};
 
