@@ -91,7 +91,7 @@ class Bench:
         row = {"what": what, "unit": unit, "qchain": ours[0], "peer": peer[0], "peer_name": peer_name,
                "times_better": ratio, "qchain_runs": ours[1], "peer_runs": peer[1]}
         self.rows.append(row)
-        print("  %-58s %12s %12s %7.2f x  %s" % (what, number(ours[0], unit), number(peer[0], unit), ratio, peer_name))
+        print("  %-58s %13s %13s %7.2f x  %s" % (what, number(ours[0], unit), number(peer[0], unit), ratio, peer_name))
         sys.stdout.flush()
 
     def wanted(self, what):
@@ -203,7 +203,7 @@ class Bench:
 
 def number(value, unit):
     if unit == "IOPS":
-        return "%.1f k" % (value / 1000)
+        return "%.1f k IOPS" % (value / 1000)
     return "%.1f %s" % (value, unit)
 
 
@@ -249,7 +249,7 @@ def main():
         print("Making images in %s" % work)
         bench.make_images()
         print("Medians of %d runs; %s, kernel %s, QEMU %s" % (args.runs, where["cpu"], where["kernel"], where["qemu"]))
-        print("  %-58s %12s %12s %9s  %s" % ("what", "qchain", "QEMU", "better", "QEMU's way"))
+        print("  %-58s %13s %13s %9s  %s" % ("what", "qchain", "QEMU", "better", "QEMU's way"))
         bench.run_reads()
         bench.run_fuse("flat.qcow2", "FUSE + loop, 4 KiB random reads, queue depth 64, O_DIRECT")
         bench.run_open()
