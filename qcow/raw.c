@@ -110,7 +110,7 @@ int co_raw_extents(struct raw *raw, uint64_t guest_off, uint64_t bytes, struct e
 
 /*
  * After a flush that failed the kernel takes what it could not write for written, and the
- * next flush would succeed without it: no flush may succeed any more.
+ * next flush would succeed without it, as would one that is under way: none may succeed any more.
  */
 int co_raw_flush(struct raw *raw)
 {
@@ -122,7 +122,7 @@ int co_raw_flush(struct raw *raw)
 		log_error("image '%s' takes no more writes: %s (%s)", file_path(raw->file), raw->fault,
 			  strerror(-rc));
 	}
-	return rc;
+	return raw->fault ? -EIO : rc;
 }
 
 int co_raw_zero(struct raw *raw, uint64_t guest_off, uint64_t bytes, bool unmap)
