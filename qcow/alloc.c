@@ -140,8 +140,14 @@ static int co_alloc_kind(struct qcow2 *q, uint64_t guest_off, const struct l2_sl
 	bool owned = q->external_data || (entry & QCOW2_COPIED);
 	enum l2_type type;
 	const char *why;
+	int r;
 
-	if (l2_classify(q, guest_off, entry, bitmap, &type, &why) < 0)
+	r = l2_classify(q, guest_off, entry, bitmap, &type, &why);
+	if (!r && l2_on_metadata(q, entry, type)) {
+		why = L2_ON_METADATA;
+		r = -EIO;
+	}
+	if (r < 0)
 		return co_qcow2_damaged(q, "the L2 entry of guest offset %" PRIu64 " is %s (0x%016" PRIx64
 					")", guest_off, why, entry);
 	*host = q->external_data ? guest_off : entry & QCOW2_L2_OFFSET_MASK;

@@ -55,6 +55,13 @@ int l2_classify(const struct qcow2 *q, uint64_t guest_off, uint64_t entry, uint6
 	return 0;
 }
 
+bool l2_on_metadata(const struct qcow2 *q, uint64_t entry, enum l2_type type)
+{
+	return q->writable && !q->external_data && (entry & QCOW2_COPIED) &&
+	       (type == L2_NORMAL || type == L2_ZERO_ALLOC) &&
+	       overlaps_fixed(q->t, (entry & QCOW2_L2_OFFSET_MASK) >> q->cluster_bits, 1);
+}
+
 /* Finds the table and validates where it is. */
 static int co_table_of(struct qcow2 *q, uint64_t l1_index, uint64_t *l2_off)
 {
@@ -176,8 +183,14 @@ static int co_emit_entry(struct walk *w, uint64_t entry, uint64_t bitmap, bool l
 	bool owned = q->external_data || (l2_owned && (entry & QCOW2_COPIED));
 	enum l2_type type;
 	const char *why;
+	int r;
 
-	if (l2_classify(q, w->pos, entry, bitmap, &type, &why) < 0)
+	r = l2_classify(q, w->pos, entry, bitmap, &type, &why);
+	if (!r && l2_on_metadata(q, entry, type)) {
+		why = L2_ON_METADATA;
+		r = -EIO;
+	}
+	if (r < 0)
 		return co_qcow2_damaged(q, "the L2 entry of guest offset %" PRIu64 " is %s (0x%016" PRIx64
 					")", base, why, entry);
 	if (type == L2_COMPRESSED)

@@ -168,7 +168,13 @@ int co_tblock_get(struct qcow2_tables *t, enum tblock_kind kind, uint64_t host_o
 			return r;
 	}
 	touch(t, b);
-	b->kind = kind;
+	if (b->kind != kind) {
+		if (b->dirty || b->writing || b->pins)
+			return co_qcow2_damaged(t->q, "the cluster at offset %" PRIu64
+						" is an L2 table and a refcount block at once",
+						key & ~cluster_mask(t->q));
+		b->kind = kind;
+	}
 	*out = b;
 	return 0;
 }

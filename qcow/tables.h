@@ -169,6 +169,10 @@ enum l2_type {
 int l2_classify(const struct qcow2 *q, uint64_t guest_off, uint64_t entry, uint64_t bitmap,
 		enum l2_type *type, const char **why);
 
+/* The entry lets its cluster be written in place, and that is the header's or a table's: damage. */
+bool l2_on_metadata(const struct qcow2 *q, uint64_t entry, enum l2_type type);
+#define L2_ON_METADATA "a cluster of the header, the L1 table or the refcount table"
+
 #define L2_BITMAP_ALLOC(bm) ((uint32_t)(bm))
 #define L2_BITMAP_ZERO(bm)  ((uint32_t)((bm) >> 32))
 

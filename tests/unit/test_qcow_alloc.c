@@ -488,6 +488,70 @@ static void test_given_back_meanwhile(void **state)
 	drop_image(&t);
 }
 
+/* Tables that lie on each other: the first write fails, nothing is overwritten, and the image says so. */
+struct overlap {
+	struct run t;
+	uint64_t put_at, value;         /* big endian there */
+	uint64_t guest_off;             /* of the write */
+};
+
+static int co_overlap(void *arg)
+{
+	struct overlap *o = arg;
+	struct guest g = guest_of(&o->t);
+	struct layer_alloc a;
+	struct extent x;
+	int r;
+
+	guest_open(&g, o->t.img, true);
+	r = co_layer_extents(g.l, o->guest_off, 512, &x, 1);
+	if (r == 1) {
+		assert_false(x.in_place);
+		r = co_layer_alloc(g.l, o->guest_off, 512, &a);
+	}
+	assert_int_equal(r, -EIO);
+	assert_false(layer_writable(g.l));
+	assert_non_null(layer_fault(g.l));
+	assert_true(co_layer_close(g.l, NULL) < 0);
+	return 0;
+}
+
+static void overlap_case(uint64_t put_at, uint64_t value, uint64_t guest_off)
+{
+	static const struct format f = { "overlap", "cluster_size=64k", 16, .backing = false };
+	struct overlap o = { .t = { .f = &f, .seed = 1 }, .guest_off = guest_off };
+	struct reactor_config rc = { .engine = ENGINE_URING };
+	struct error e = ERROR_INIT;
+	uint64_t be = htobe64(value);
+	int fd;
+
+	make_image(&o.t);
+	assert_int_equal(shell("qemu-io -f qcow2 -c 'write -q 0 64k' %s", o.t.img), 0);
+	fd = open(o.t.img, O_WRONLY);
+	assert_true(fd >= 0 && pwrite(fd, &be, 8, (off_t)put_at) == 8);
+	close(fd);
+	if (reactor_new(&rc, &o.t.r, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_int_equal(reactor_run_co(o.t.r, co_overlap, &o), 0);
+	reactor_free(o.t.r);
+	assert_int_equal(shell("qemu-img info %s | grep -q 'corrupt: true'", o.t.img), 0);
+	drop_image(&o.t);
+}
+
+/* As qemu-img lays it out: header 0, refcount table 1, its block 2, L1 table 3, L2 table 4, data 5. */
+static void test_tables_on_each_other(void **state)
+{
+	const uint64_t cluster = 64 << 10, copied = 1ull << 63;
+
+	/* the L1 table names the refcount block as an L2 table: entry 100 is free */
+	overlap_case(3 * cluster, copied | 2 * cluster, 100 * cluster);
+	/* guest data in the L1 table; in the refcount table */
+	overlap_case(4 * cluster, copied | 3 * cluster, 0);
+	overlap_case(4 * cluster, copied | 1 * cluster, 0);
+	/* a zero cluster that keeps the L1 table as its host cluster */
+	overlap_case(4 * cluster, copied | 3 * cluster | 1, 0);
+}
+
 static void test_kill(void **state)
 {
 	static const struct format f[] = {
@@ -516,6 +580,7 @@ int main(void)
 		cmocka_unit_test(test_preallocated_and_lazy),
 		cmocka_unit_test(test_longer_than_a_refcount_block),
 		cmocka_unit_test(test_given_back_meanwhile),
+		cmocka_unit_test(test_tables_on_each_other),
 		cmocka_unit_test(test_kill),
 	};
 
