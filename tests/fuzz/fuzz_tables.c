@@ -417,20 +417,30 @@ static void co_use(struct reactor *r, const struct input *in)
 	FUZZ_REQUIRE(!co_chain_close(c, &e) || in->damaged, "%s", e.msg);
 }
 
+/*
+ * What a repair says must be true. It says nothing of structures that lie in one place: like
+ * qemu-img's it is content when their refcounts are right, so use may bring out faults again.
+ */
+static void co_repair_damage(struct reactor *r, unsigned fix)
+{
+	if (co_fuzz_check(r, fix) == 0 && fix & CHECK_FIX_ERRORS)
+		FUZZ_REQUIRE(co_fuzz_check(r, 0) == 0, "faults after a repair that left none");
+}
+
 static int co_main(struct reactor *r, void *arg)
 {
 	struct input *in = arg;
 	unsigned fix = in->flags & ONLY_LEAKS ? CHECK_FIX_LEAKS : CHECK_FIX_LEAKS | CHECK_FIX_ERRORS;
 
 	if (in->flags & REPAIR_FIRST)
-		co_fuzz_check(r, fix);
+		co_repair_damage(r, fix);
 	else if (!left_out(in, NO_CHECK))
 		FUZZ_REQUIRE(co_fuzz_check(r, 0) == 0 || in->damaged, "a base with faults");
 	co_use(r, in);
 	if (!in->damaged)
 		FUZZ_REQUIRE(co_fuzz_check(r, 0) == 0, "a sound image is not sound after use");
 	if (!left_out(in, NO_CHECK))
-		co_fuzz_check(r, fix);
+		co_repair_damage(r, fix);
 	if (!left_out(in, NO_LAYER))
 		co_layer_use(r, in);
 	if (!in->damaged)
