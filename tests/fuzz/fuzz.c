@@ -92,6 +92,12 @@ void fuzz_fill(enum fuzz_file f, const void *data, size_t len)
 	FUZZ_REQUIRE(!rc && pwrite(fds[f], data, len, 0) == (ssize_t)len, "fill: %s", strerror(errno));
 }
 
+void fuzz_peek(enum fuzz_file f, uint64_t off, void *buf, size_t len)
+{
+	memset(buf, 0, len);
+	FUZZ_REQUIRE(pread(fds[f], buf, len, (off_t)off) >= 0, "peek: %s", strerror(errno));
+}
+
 uint8_t *fuzz_take(enum fuzz_file f, size_t *len)
 {
 	struct stat st;

@@ -25,6 +25,8 @@ void fuzz_init(void);
 const char *fuzz_path(enum fuzz_file f);
 /* Replaces all that the file holds. */
 void fuzz_fill(enum fuzz_file f, const void *data, size_t len);
+/* len bytes of it from off; zeros beyond its end. */
+void fuzz_peek(enum fuzz_file f, uint64_t off, void *buf, size_t len);
 /* All that it holds; the caller frees it. */
 uint8_t *fuzz_take(enum fuzz_file f, size_t *len);
 

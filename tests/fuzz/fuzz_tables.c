@@ -400,9 +400,21 @@ static void co_layer_use(struct reactor *r, struct input *in)
 	co_layer_close(l, &e);
 }
 
+/* Magic, version, cluster size, disk size: what no write of a guest may change, wherever entries point. */
+struct identity {
+	uint8_t start[8], geometry[12];
+};
+
+static void identify(struct identity *id)
+{
+	fuzz_peek(FUZZ_IMAGE, 0, id->start, sizeof(id->start));
+	fuzz_peek(FUZZ_IMAGE, 20, id->geometry, sizeof(id->geometry));
+}
+
 static void co_use(struct reactor *r, const struct input *in)
 {
 	struct error e = ERROR_INIT;
+	struct identity before, after;
 	struct chain *c = co_open(r, true, &e);
 
 	fuzz_require_sentence(c ? 0 : -1, &e);
@@ -411,8 +423,11 @@ static void co_use(struct reactor *r, const struct input *in)
 		return;
 	if (!left_out(in, NO_READ))
 		co_fuzz_read(c);
+	identify(&before);
 	if (!left_out(in, NO_GUEST))
 		co_fuzz_guest(c, in->flags);
+	identify(&after);
+	FUZZ_REQUIRE(!memcmp(&before, &after, sizeof(before)), "a guest wrote into the header");
 	co_fuzz_read(c);
 	FUZZ_REQUIRE(!co_chain_close(c, &e) || in->damaged, "%s", e.msg);
 }
