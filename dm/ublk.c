@@ -22,7 +22,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <liburing.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +30,7 @@
 #include <unistd.h>
 
 #include "dm/server.h"
+#include "dm/sysfs.h"
 #include "io/buf.h"
 #include "io/co.h"
 #include "io/log.h"
@@ -447,6 +447,18 @@ static int co_find_left(struct ublk *u, uint64_t mark)
 	return found;
 }
 
+/* A process that nobody has waited for yet has ended all the same; kill(pid, 0) would find it. */
+static bool lives(int pid)
+{
+	char path[32], stat[256], *name_end;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (pid <= 0 || sysfs_read(path, stat, sizeof(stat)) < 0)
+		return false;
+	name_end = strrchr(stat, ')');
+	return !name_end || (name_end[1] && name_end[2] != 'Z' && name_end[2] != 'X');
+}
+
 /*
  * The kernel lets go of a killed server only when its ring is taken apart, a moment
  * after its end, and has no event for that: so ask again for a while.
@@ -459,8 +471,8 @@ static int co_start_recovery(struct ublk *u)
 		if (i)
 			co_sleep_ns(u->r, 20000000);
 		rc = co_control(u->r, UBLK_START_USER_RECOVERY, u->info.dev_id, NULL, 0, 0);
-		if (rc == -EBUSY && u->info.server_pid > 0 && kill(u->info.server_pid, 0) == 0)
-			break;         /* it lives */
+		if (rc == -EBUSY && lives(u->info.server_pid))
+			break;
 	}
 	return rc;
 }
