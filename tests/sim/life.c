@@ -104,7 +104,6 @@ static void co_check_active(struct life *f)
 			  " errors: %s", top->name, w->crashed ? "a crash" : "a close", res.corruptions,
 			  res.leaks, res.check_errors, e.msg);
 	}
-	w->leaks_seen += res.leaks;
 	if (w->verbose)
 		printf("  %" PRIu64 " leaked clusters of %u bytes\n", res.leaks, layer_cluster_size(l));
 	if (res.leaks * layer_cluster_size(l) > w->may_leak)

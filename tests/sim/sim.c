@@ -35,7 +35,7 @@
 #include "qcow/plant.h"
 #include "world.h"
 
-#define LIFE_SECONDS 120       /* of real time, after which a life counts as hung */
+#define LIFE_SECONDS 120u      /* of real time, after which a life counts as hung */
 #define QEMU_EVERY 20          /* lives */
 
 static struct {
@@ -145,6 +145,8 @@ static void choose_qcow2(struct world_layer *l, struct create_opts *o)
 		o->extended_l2 = world_below(w, 5) < 3;
 	if (!world_below(w, 3))
 		o->refcount_bits = 1u << world_below(w, 7);
+	else if (o->cluster_size <= 1024)
+		o->refcount_bits = 64;   /* so few in a block that the table of them must grow */
 	o->lazy_refcounts = !world_below(w, 8);
 	if (!world_below(w, 8)) {
 		snprintf(l->data_file, sizeof(l->data_file), "data%u.raw", w->depth);
@@ -306,6 +308,7 @@ static int take_snapshot(struct snapshot *s)
 	snprintf(s->name, sizeof(s->name), "s%u", w->life);
 	if (run_tool(create))
 		return tool_failed("qemu-img snapshot -c");
+	w->snapshots++;
 	s->layer = w->depth;
 	s->size = o->size;
 	s->disk = malloc(o->size);
@@ -381,6 +384,7 @@ static int compress_layer(void)
 	snprintf(from, sizeof(from), "%s/compressed", w->dir);
 	snprintf(to, sizeof(to), "%s/%s", w->dir, l->name);
 	l->compressed = true;
+	w->compressions++;
 	w->may_leak = w->may_leak_before = 0;
 	w->crashed = false;
 	return rename(from, to) < 0 ? -errno : 0;
@@ -537,8 +541,9 @@ static void summary(uint64_t seeds, double seconds)
 {
 	printf("%" PRIu64 " seeds, %" PRIu64 " lives, %" PRIu64 " operations (%" PRIu64 " MiB written, %" PRIu64
 	       " MiB read), %" PRIu64 " completions, %" PRIu64 " crashes, %" PRIu64 " clean closes, %" PRIu64
-	       " checks, %" PRIu64 " by QEMU; %.0f s\n", seeds, w->lives, w->ops, w->bytes_written >> 20,
-	       w->bytes_read >> 20, w->steps, w->crashes, w->closes, w->checks, w->qemu_checks, seconds);
+	       " checks, %" PRIu64 " by QEMU, %" PRIu64 " snapshots, %" PRIu64 " compressions; %.0f s\n", seeds, w->lives, w->ops, w->bytes_written >> 20,
+	       w->bytes_read >> 20, w->steps, w->crashes, w->closes, w->checks, w->qemu_checks,
+	       w->snapshots, w->compressions, seconds);
 }
 
 int main(int argc, char **argv)

@@ -46,8 +46,8 @@ struct world {
 	uint64_t may_leak, may_leak_before;
 
 	/* counted over all seeds */
-	uint64_t lives, ops, crashes, closes, checks, qemu_checks, steps, faults;
-	uint64_t bytes_read, bytes_written, leaks_seen;
+	uint64_t lives, ops, crashes, closes, checks, qemu_checks, snapshots, compressions, steps;
+	uint64_t bytes_read, bytes_written;
 
 	char failure[1024];            /* what was wrong, if anything was */
 	struct oracle oracle;
