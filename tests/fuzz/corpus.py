@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Makes the corpora of the fuzz targets anew: tests/fuzz/corpus.py (needs qemu-img and qemu-io).
 
-Images are as small as the format lets them be; inputs that once crashed a target are kept
-beside them under names that begin with "found-", and are left alone here.
+Images are as small as the format lets them be. Left alone here are inputs that once crashed a target
+("found-...") and those by which long runs got further ("grown-..."), chosen with
+fuzz_NAME -merge=1 -use_counters=0 NEW-FOLDER tests/fuzz/corpus/NAME FOLDER-OF-THE-RUN.
 """
 import os
 import pathlib
@@ -127,7 +128,7 @@ def main():
         target = HERE / "corpus" / name
         target.mkdir(parents=True, exist_ok=True)
         for old in target.iterdir():
-            if not old.name.startswith("found-"):
+            if not old.name.startswith(("found-", "grown-")):
                 old.unlink()
         with tempfile.TemporaryDirectory() as work:
             make(pathlib.Path(work))
