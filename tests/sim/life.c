@@ -97,8 +97,7 @@ static void co_check_active(struct life *f)
 		life_fail(w, "the image does not open after %s: %s", w->crashed ? "a crash" : "a close", e.msg);
 	rc = co_layer_check(l, 0, &res, NULL, NULL, &e);
 	w->checks++;
-	/* refcounts are allowed to be behind where the image says that it is dirty */
-	if (rc < 0 || (res.corruptions && !top->o.lazy_refcounts) || res.check_errors) {
+	if (rc < 0 || res.corruptions || res.check_errors) {
 		co_layer_check(l, 0, &res, print_finding, NULL, NULL);
 		life_fail(w, "check of '%s' after %s: %" PRIu64 " corruptions, %" PRIu64 " leaks, %" PRIu64
 			  " errors: %s", top->name, w->crashed ? "a crash" : "a close", res.corruptions,

@@ -219,7 +219,7 @@ static int ask_qemu(void)
 	w->qemu_checks++;
 	if (top->o.format == FORMAT_QCOW2) {
 		rc = run_tool(check);
-		if (rc != 0 && rc != 3 && !top->o.lazy_refcounts) {
+		if (rc != 0 && rc != 3) {
 			show_log();
 			snprintf(w->failure, sizeof(w->failure), "qemu-img check of '%s': status %d", top->name, rc);
 			return 1;
