@@ -421,7 +421,8 @@ static int co_reserve(struct qcow2_tables *t, uint64_t want)
 	if (t->res_batch < RESERVE_MIN_CLUSTERS)
 		t->res_batch = RESERVE_MIN_CLUSTERS;
 	max = t->res_batch > want ? t->res_batch : want;
-	if (t->res_batch << t->q->cluster_bits < RESERVE_MAX_BYTES)
+	/* Holes are used up soon: many small ones are no sign that much will be written. */
+	if (!r && t->res_batch << t->q->cluster_bits < RESERVE_MAX_BYTES)
 		t->res_batch *= 2;
 	if (r) {
 		uint64_t pos = t->scan_pos;
