@@ -147,7 +147,7 @@ static void choose_qcow2(struct world_layer *l, struct create_opts *o)
 		o->refcount_bits = 1u << world_below(w, 7);
 	else if (o->cluster_size <= 1024)
 		o->refcount_bits = 64;   /* so few in a block that the table of them must grow */
-	o->lazy_refcounts = !world_below(w, 8);
+	o->lazy_refcounts = !world_below(w, 5);
 	if (!world_below(w, 8)) {
 		snprintf(l->data_file, sizeof(l->data_file), "data%u.raw", w->depth);
 		o->data_file_raw = !w->depth && world_below(w, 2);
@@ -217,7 +217,7 @@ static int ask_qemu(void)
 	int rc;
 
 	w->qemu_checks++;
-	if (top->o.format == FORMAT_QCOW2) {
+	if (top->o.format == FORMAT_QCOW2 && !w->dirty) {
 		rc = run_tool(check);
 		if (rc != 0 && rc != 3) {
 			show_log();
@@ -390,6 +390,63 @@ static int compress_layer(void)
 	return rename(from, to) < 0 ? -errno : 0;
 }
 
+/* --- what a crash of QEMU leaves with lazy refcounts --- */
+
+static uint64_t big_endian(const unsigned char *p, unsigned bytes)
+{
+	uint64_t v = 0;
+
+	while (bytes--)
+		v = v << 8 | *p++;
+	return v;
+}
+
+/* Forgets a run of the refcounts in one block. */
+static int spoil_block(int fd, uint64_t off, uint64_t cluster)
+{
+	static const unsigned char zeros[4096];
+	uint64_t at = world_below(w, cluster), n = 1 + world_below(w, sizeof(zeros));
+
+	if (n > cluster - at)
+		n = cluster - at;
+	return pwrite(fd, zeros, n, (off_t)(off + at)) == (ssize_t)n ? 0 : -EIO;
+}
+
+/* Makes the refcounts of the active image wrong and sets its dirty bit (header and tables: qcow2's spec). */
+static int make_dirty(void)
+{
+	const struct world_layer *l = &w->layers[w->depth - 1];
+	unsigned char h[104], entry[8];
+	char path[192];
+	uint64_t cluster, table, entries;
+	int fd, rc = 0;
+
+	if (l->o.format != FORMAT_QCOW2 || !l->o.lazy_refcounts)
+		return 0;
+	snprintf(path, sizeof(path), "%s/%s", w->dir, l->name);
+	fd = open(path, O_RDWR);
+	if (fd < 0 || pread(fd, h, sizeof(h), 0) != sizeof(h))
+		return -EIO;
+	cluster = 1ull << big_endian(h + 20, 4);
+	table = big_endian(h + 48, 8);
+	entries = big_endian(h + 56, 4) * cluster / 8;
+	for (uint64_t i = 0; !rc && i < entries; i++) {
+		if (pread(fd, entry, 8, (off_t)(table + i * 8)) != 8)
+			rc = -EIO;
+		else if (big_endian(entry, 8))
+			rc = spoil_block(fd, big_endian(entry, 8), cluster);
+	}
+	h[79] |= 1;
+	if (!rc && pwrite(fd, h + 79, 1, 79) != 1)
+		rc = -EIO;
+	close(fd);
+	w->dirty = true;
+	w->dirtied++;
+	if (w->verbose)
+		printf("  made dirty\n");
+	return rc;
+}
+
 /* --- a seed --- */
 
 static int run_lives(void)
@@ -400,7 +457,10 @@ static int run_lives(void)
 		bool look;
 
 		w->lives++;
-		rc = run_life(LIFE_WORK);
+		if (i && !world_below(w, 3))
+			rc = make_dirty();
+		if (!rc)
+			rc = run_life(LIFE_WORK);
 		if (rc)
 			break;
 		if (w->verbose)
@@ -411,6 +471,7 @@ static int run_lives(void)
 			rc = run_life(LIFE_LOOK);
 		if (!rc && look && !world_below(w, QEMU_EVERY / 4))
 			rc = ask_qemu();
+		look &= !w->dirty;
 		if (!rc && look && !world_below(w, 3))
 			rc = change_snapshots();
 		if (!rc && look && !world_below(w, 6))
@@ -459,6 +520,7 @@ static int run_seed(uint64_t seed)
 	w->rng = seed ^ 0x5851f42d4c957f2du;
 	w->life = 0;
 	w->depth = 0;
+	w->dirty = false;
 	w->verbose = opt.verbose;
 	w->oracle.size = 0;
 	w->oracle.nr_ops = 0;
@@ -541,9 +603,9 @@ static void summary(uint64_t seeds, double seconds)
 {
 	printf("%" PRIu64 " seeds, %" PRIu64 " lives, %" PRIu64 " operations (%" PRIu64 " MiB written, %" PRIu64
 	       " MiB read), %" PRIu64 " completions, %" PRIu64 " crashes, %" PRIu64 " clean closes, %" PRIu64
-	       " checks, %" PRIu64 " by QEMU, %" PRIu64 " snapshots, %" PRIu64 " compressions; %.0f s\n", seeds, w->lives, w->ops, w->bytes_written >> 20,
+	       " checks, %" PRIu64 " by QEMU, %" PRIu64 " snapshots, %" PRIu64 " compressions, %" PRIu64 " made dirty; %.0f s\n", seeds, w->lives, w->ops, w->bytes_written >> 20,
 	       w->bytes_read >> 20, w->steps, w->crashes, w->closes, w->checks, w->qemu_checks,
-	       w->snapshots, w->compressions, seconds);
+	       w->snapshots, w->compressions, w->dirtied, seconds);
 }
 
 int main(int argc, char **argv)

@@ -39,6 +39,7 @@ struct world {
 
 	/* how the last life ended */
 	bool crashed, faulty, closed;
+	bool dirty;                    /* the active image has wrong refcounts, and says so */
 	/*
 	 * Bytes of host clusters that the lives of the active image which crashed or failed may have
 	 * leaked; beyond the end of the file a leak is not seen before something is written behind it.
@@ -46,7 +47,7 @@ struct world {
 	uint64_t may_leak, may_leak_before;
 
 	/* counted over all seeds */
-	uint64_t lives, ops, crashes, closes, checks, qemu_checks, snapshots, compressions, steps;
+	uint64_t lives, ops, crashes, closes, checks, qemu_checks, snapshots, compressions, dirtied, steps;
 	uint64_t bytes_read, bytes_written;
 
 	char failure[1024];            /* what was wrong, if anything was */
