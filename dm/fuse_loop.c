@@ -43,6 +43,7 @@ struct fuse_loop {
 	char node[32];                 /* /dev/loopN; "" before it is bound */
 	struct fuse_file *srv;         /* NULL before it is mounted */
 	bool mounted;
+	bool abort;                    /* end the FUSE connection although someone holds the file */
 };
 
 /* --- what a dead daemon of this chain left --- */
@@ -142,8 +143,11 @@ static int unmount_call(void *arg)
 {
 	struct fuse_loop *fl = arg;
 
-	/* MNT_DETACH: a shell that stands in the folder must not keep the daemon */
-	return umount2(fl->dir, MNT_DETACH) < 0 ? -errno : 0;
+	/*
+	 * MNT_DETACH: a shell that stands in the folder must not keep the daemon. MNT_FORCE aborts the
+	 * connection, for a loop device that does not let go of the file.
+	 */
+	return umount2(fl->dir, MNT_DETACH | (fl->abort ? MNT_FORCE : 0)) < 0 ? -errno : 0;
 }
 
 static void co_unmount(struct fuse_loop *fl)
@@ -292,11 +296,18 @@ static int co_server_stop(void *priv, bool force, struct error *e)
 	struct detach d = { .fl = fl, .force = force };
 	int rc = co_worker_run(chain_reactor(fl->chain), detach_call, &d);
 
-	if (rc == -EBUSY)
-		return error_set(e, EBUSY, "%s is in use", fl->node);
-	if (rc < 0)
-		return error_set(e, EBUSY, "%s cannot be detached: %s", fl->node, strerror(-rc));
-	co_fuse_file_wait_released(fl->srv);
+	if (rc < 0 && !force)
+		return rc == -EBUSY ? error_set(e, EBUSY, "%s is in use", fl->node)
+				    : error_set(e, EBUSY, "%s cannot be detached: %s", fl->node,
+						strerror(-rc));
+	/* with force our part goes all the same: the caller is about to close the chain */
+	if (rc < 0) {
+		log_error("%s cannot be detached, its I/O fails from now on: %s", fl->node,
+			  strerror(-rc));
+		fl->abort = true;
+	} else {
+		co_fuse_file_wait_released(fl->srv);
+	}
 	co_unmount(fl);
 	return 0;
 }
