@@ -55,6 +55,7 @@ char *size_in_unit(uint64_t bytes, char unit, bool suffix, char *buf, size_t len
 	char lower = thousand ? (char)(unit - 'A' + 'a') : unit;
 	double base = thousand ? 1000 : 1024, v = (double)bytes;
 	unsigned power = 0;
+	char mark[2] = "";
 
 	if (lower == 'b' || lower == 's') {
 		snprintf(buf, len, "%llu%s", (unsigned long long)(lower == 's' ? bytes / 512 : bytes),
@@ -71,11 +72,12 @@ char *size_in_unit(uint64_t bytes, char unit, bool suffix, char *buf, size_t len
 		for (unsigned i = 0; i < power; i++)
 			v /= base;
 	}
+	if (suffix)
+		mark[0] = thousand ? "BKMGTPE"[power] : letters[power];
 	if (power == 0)
-		snprintf(buf, len, "%llu%s", (unsigned long long)bytes, suffix ? (thousand ? "B" : "b") : "");
+		snprintf(buf, len, "%llu%s", (unsigned long long)bytes, mark);
 	else
-		snprintf(buf, len, "%.2f%.*s", v, suffix ? 1 : 0,
-			 thousand ? &"BKMGTPE"[power] : &letters[power]);
+		snprintf(buf, len, "%.2f%s", v, mark);
 	return buf;
 }
 
