@@ -554,7 +554,8 @@ static int run_seed(uint64_t seed)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: sim [--seeds N] [--minutes M] [--seed S] [--lives L] [--plant BUG] [--verbose] [--keep]\n");
+	fprintf(stderr, "usage: sim [--seeds N] [--minutes M] [--seed S] [--lives L] [--plant BUG] "
+			"[--verbose] [--keep]\n");
 	return 2;
 }
 
@@ -601,11 +602,14 @@ static int parse(int argc, char **argv)
 
 static void summary(uint64_t seeds, double seconds)
 {
-	printf("%" PRIu64 " seeds, %" PRIu64 " lives, %" PRIu64 " operations (%" PRIu64 " MiB written, %" PRIu64
-	       " MiB read), %" PRIu64 " completions, %" PRIu64 " crashes, %" PRIu64 " clean closes, %" PRIu64
-	       " checks, %" PRIu64 " by QEMU, %" PRIu64 " snapshots, %" PRIu64 " compressions, %" PRIu64 " made dirty; %.0f s\n", seeds, w->lives, w->ops, w->bytes_written >> 20,
-	       w->bytes_read >> 20, w->steps, w->crashes, w->closes, w->checks, w->qemu_checks,
-	       w->snapshots, w->compressions, w->dirtied, seconds);
+	printf("%" PRIu64 " seeds, %" PRIu64 " lives, %" PRIu64 " operations (%" PRIu64
+	       " MiB written, %" PRIu64 " MiB read), %" PRIu64 " completions, ",
+	       seeds, w->lives, w->ops, w->bytes_written >> 20, w->bytes_read >> 20, w->steps);
+	printf("%" PRIu64 " crashes, %" PRIu64 " clean closes, %" PRIu64 " checks, %" PRIu64
+	       " by QEMU, %" PRIu64 " snapshots, %" PRIu64 " compressions, %" PRIu64
+	       " made dirty; %.0f s\n",
+	       w->crashes, w->closes, w->checks, w->qemu_checks, w->snapshots, w->compressions,
+	       w->dirtied, seconds);
 }
 
 int main(int argc, char **argv)

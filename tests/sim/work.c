@@ -156,7 +156,8 @@ static int co_request(struct worker *wk)
 	chain_submit(k->chain, &wk->q);
 	co_yield();
 	if (wk->res < 0 && k->strict)
-		life_fail(k->w, "request %u at guest offset %" PRIu64 ", %" PRIu64 " bytes, failed without a reason: %s (%s)",
+		life_fail(k->w, "request %u at guest offset %" PRIu64 ", %" PRIu64
+			  " bytes, failed without a reason: %s (%s)",
 			  wk->q.opcode, wk->q.guest_off, wk->q.bytes, strerror(-wk->res),
 			  chain_fault(k->chain) ? chain_fault(k->chain) : "no fault");
 	return wk->res;
