@@ -193,12 +193,10 @@ static void leftovers_of_the_dead_go(void **state)
 	struct rundir d = { .pid_fd = -1 };
 	struct error e = ERROR_INIT;
 	char path[PATH_MAX];
-	FILE *f;
 
 	assert_int_equal(rundir_take(&d, "old", &e), 0);
 	close(d.pid_fd);                /* as if killed: the lock goes, the files stay */
-	f = fopen(run_path(path, sizeof(path), "old", "qmp.sock"), "w");
-	fclose(f);
+	assert_int_equal(mknod(run_path(path, sizeof(path), "old", "qmp.sock"), S_IFSOCK | 0600, 0), 0);
 	mkdir(run_path(path, sizeof(path), "old", "mnt"), 0700);
 	assert_int_equal(rundir_owner("old"), 0);
 	assert_int_equal(rundir_take(&d, "old", &e), 0);
