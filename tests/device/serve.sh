@@ -55,7 +55,7 @@ serve()
 	equal "first word of device_serve" "$word" ready
 	equal kind "$kind" fuse
 	[ -b "$dev" ] && [ -b "$by_name" ] && [ -b "$node" ] || fail "no block device at $dev, $by_name or $node"
-	eval "pid_$1=$pid from_$1=$from node_$1=$node dev_$1=$dev"
+	eval "pid_$1=$pid from_$1=$from node_$1=$node dev_$1=$dev seq_$1=$(cat "/sys/block/${node#/dev/}/diskseq")"
 	serving=$1
 }
 
@@ -84,11 +84,13 @@ stop()
 
 nothing_left()
 {
-	local n=node_$1 d=dev_$1
+	local n=node_$1 d=dev_$1 q=seq_$1
 	! grep -qF " $work/run-$1/fuse " /proc/mounts || fail "the mount is left"
 	[ ! -e "$work/run-$1/fuse" ] || fail "the mount point is left"
 	! losetup -n -O BACK-FILE -l | grep -qF "$work/run-$1/" || fail "a loop device is left"
-	[ ! -e "/sys/block/${!n#/dev/}/loop" ] || fail "${!n} is still bound"
+	# Somebody else may have bound the same loop device since: then its sequence number is another.
+	[ ! -e "/sys/block/${!n#/dev/}/loop" ] || [ "$(cat "/sys/block/${!n#/dev/}/diskseq")" != "${!q}" ] ||
+		fail "${!n} is still bound"
 	[ ! -L "$QCHAIN_DEVDIR/qchain/$1" ] || fail "the link by name is left"
 	[ ! -L "${!d}" ] || fail "the link by number is left"
 }
