@@ -47,17 +47,6 @@ enum layer_format layer_format_parse(const char *s)
 
 /* --- open and close --- */
 
-static int co_probe(struct file *f, enum layer_format *out, struct error *e)
-{
-	uint32_t magic;
-	int rc = co_file_read(f, 0, &magic, sizeof(magic));
-
-	if (rc < 0)
-		return error_set_errno(e, -rc, "cannot read '%s'", file_path(f));
-	*out = be32toh(magic) == QCOW2_MAGIC ? FORMAT_QCOW2 : FORMAT_RAW;
-	return 0;
-}
-
 static int co_open_format(struct reactor *r, struct layer *l, const struct layer_opts *o,
 			  struct error *e)
 {
@@ -65,7 +54,7 @@ static int co_open_format(struct reactor *r, struct layer *l, const struct layer
 
 	l->format = o->format;
 	if (l->format == FORMAT_UNSET)
-		rc = co_probe(l->file, &l->format, e);
+		rc = co_layer_probe(l->file, &l->format, e);
 	if (rc < 0)
 		return rc;
 	if (l->format == FORMAT_RAW)

@@ -57,6 +57,12 @@ struct layer_opts {
 };
 
 /*
+ * The format of f by its first bytes: qcow2, or raw. -ENOTSUP with a sentence for formats known but not
+ * had (vmdk, vhdx, ...). Only for an image that a person named, never for a backing file. May yield.
+ */
+int co_layer_probe(struct file *f, enum layer_format *out, struct error *e);
+
+/*
  * Opens one image, checks every header field and table bound (qcow2
  * specification, "Header" to "Refcounts"), reads L1, and no other table.
  * path is a plain path already resolved (backing.h). May yield.

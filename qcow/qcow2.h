@@ -13,6 +13,7 @@
  *   header_write.c  the way back: serialise, rewrite, feature bits, backing name
  *   backing.c  names of other images
  *   raw.c      the raw format
+ *   probe.c    the format by the first bytes
  *   table.c    cache of 4 KiB blocks of L2 tables, refcount blocks (tables.h)
  *   extents.c  L1/L2 walk, entry decoding: co_layer_extents
  *   refcount.c refcount table and blocks, reservation, free clusters

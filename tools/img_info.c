@@ -32,17 +32,6 @@ struct subject {
 	struct qcow2_header hdr;       /* qcow2 */
 };
 
-static int co_subject_probe(struct subject *s, struct error *e)
-{
-	uint32_t magic = 0;
-	int ret = co_file_read(s->file, 0, &magic, sizeof(magic));
-
-	if (ret < 0)
-		return error_set_errno(e, -ret, "cannot read '%s'", file_path(s->file));
-	s->format = be32toh(magic) == QCOW2_MAGIC ? FORMAT_QCOW2 : FORMAT_RAW;
-	return 0;
-}
-
 static int co_subject_open(struct reactor *r, const struct image_ref *ref, bool no_lock,
 			   struct subject *s, struct error *e)
 {
@@ -58,7 +47,7 @@ static int co_subject_open(struct reactor *r, const struct image_ref *ref, bool 
 	if (ret < 0)
 		return ret;
 	if (s->format == FORMAT_UNSET)
-		ret = co_subject_probe(s, e);
+		ret = co_layer_probe(s->file, &s->format, e);
 	if (ret == 0 && s->format == FORMAT_QCOW2)
 		ret = co_qcow2_header_read(s->file, &lo, &s->hdr, e);
 	if (ret < 0)

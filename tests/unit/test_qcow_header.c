@@ -307,6 +307,27 @@ static void formats_are_probed_only_when_unset(void **state)
 	close_layer(l);
 }
 
+static void an_image_of_another_format_is_not_taken_for_raw(void **state)
+{
+	static const struct {
+		const char *name;
+		unsigned off;
+		const char *bytes;
+	} formats[] = { { "vmdk", 0, "KDMV" }, { "vhdx", 0, "vhdxfile" }, { "vdi", 64, "\x7f\x10\xda\xbe" } };
+
+	for (unsigned i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
+		struct error e = ERROR_INIT;
+		struct layer *l;
+
+		assert_int_equal(run("rm -f foreign && truncate -s 1M foreign"), 0);
+		poke("foreign", formats[i].off, formats[i].bytes, strlen(formats[i].bytes));
+		assert_int_equal(try_open("foreign", (struct layer_opts){ 0 }, &l, &e), -ENOTSUP);
+		assert_non_null(strstr(e.msg, formats[i].name));
+		assert_int_equal(try_open("foreign", (struct layer_opts){ .format = FORMAT_RAW }, &l, NULL), 0);
+		close_layer(l);
+	}
+}
+
 /* --- raw layers --- */
 
 struct extents {
@@ -506,6 +527,7 @@ int main(void)
 		cmocka_unit_test(encrypted_images_open_for_a_look_only),
 		cmocka_unit_test(a_missing_data_file_is_named),
 		cmocka_unit_test(formats_are_probed_only_when_unset),
+		cmocka_unit_test(an_image_of_another_format_is_not_taken_for_raw),
 		cmocka_unit_test(raw_extents_are_in_place_holes_too),
 		cmocka_unit_test(a_raw_window_outside_the_file_is_refused),
 		cmocka_unit_test(random_damage_does_no_harm),
